@@ -1,0 +1,1 @@
+"""Hydra configuration groups: one yaml per task, encoder, reward and agent."""

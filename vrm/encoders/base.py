@@ -1,0 +1,143 @@
+"""The encoder contract: images and texts to unit vectors of one space."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vrm.encoders.preprocess import Preprocess
+from vrm.errors import NonFiniteError, PromptError
+from vrm.frames import check_frames
+
+
+class Encoder(nn.Module, ABC):
+    """A frozen image-text model whose two towers end in one space of unit vectors.
+
+    Subclasses implement :meth:`image_features` and :meth:`text_features`; preprocessing, chunking, normalisation,
+    caching and checks are here, once. Weights never receive gradients; float frames do.
+
+    Attributes:
+        name: the string that :func:`vrm.load_encoder` takes.
+        embed_dim: size ``D`` of the shared space.
+        preprocess: the model's own resize, crop and statistics as one differentiable tensor op.
+        max_batch: the most frames sent through the tower at once.
+    """
+
+    name: str
+    embed_dim: int
+
+    def __init__(self, name: str, embed_dim: int, preprocess: Preprocess, max_batch: int = 1024) -> None:
+        """Store the facts that every encoder has."""
+        super().__init__()
+        self.name = name
+        self.embed_dim = embed_dim
+        self.preprocess = preprocess
+        self.max_batch = max_batch
+        self._text_cache: dict[str, Tensor] = {}
+        self._fingerprint: str | None = None
+        self._memo: tuple[Tensor, Tensor] | None = None
+        self._memoizing = False
+
+    @abstractmethod
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Map preprocessed pixels ``(N, C, S, S)`` to features ``(N, D)`` of any norm."""
+
+    @abstractmethod
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Map texts to features ``(M, D)`` of any norm."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision the towers run in."""
+        return next(self.parameters()).dtype
+
+    def encode_image(self, frames: Tensor) -> Tensor:
+        """Embed images.
+
+        Args:
+            frames: ``(N, 3, H, W)`` RGB, uint8 in [0, 255] or float in [0, 1], on any device.
+
+        Returns:
+            ``(N, D)`` float32, unit norm; carries gradients to float ``frames`` that require them.
+
+        Raises:
+            FrameError: if ``frames`` breaks the layout.
+            NonFiniteError: if the model returns NaN or infinity.
+        """
+        chunks = check_frames(frames, 4).split(self.max_batch)
+        return torch.cat([self._embed_chunk(chunk.to(self.device)) for chunk in chunks])
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts, each computed once per device and precision.
+
+        Returns:
+            ``(M, D)`` float32, unit norm.
+
+        Raises:
+            PromptError: if ``texts`` is empty, a bare string, or holds an empty text.
+        """
+        if isinstance(texts, str) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise PromptError(f"Texts must be a non-empty list of non-empty strings, got {texts!r}.")
+        new = [t for t in dict.fromkeys(texts) if t not in self._text_cache]
+        if new:
+            with torch.no_grad():
+                features = self._unit(self.text_features(new), "text")
+            self._text_cache.update(zip(new, features, strict=True))
+        return torch.stack([self._text_cache[t] for t in texts])
+
+    @contextmanager
+    def memoize(self) -> Iterator[None]:
+        """Within this context, :meth:`memoized` embeds the same object once however many rewards ask for it."""
+        outermost = not self._memoizing
+        self._memoizing = True
+        try:
+            yield
+        finally:
+            if outermost:
+                self._memoizing, self._memo = False, None
+
+    def memoized(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``embed(frames)``, remembered for the same ``frames`` object inside :meth:`memoize`."""
+        if self._memo is not None and self._memo[0] is frames:
+            return self._memo[1]
+        features = embed(frames)
+        if self._memoizing:
+            self._memo = (frames, features)
+        return features
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with the weights or the preprocessing."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(self.preprocess).encode())
+            for key, value in sorted(self.state_dict().items()):
+                digest.update(key.encode())
+                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    def _embed_chunk(self, frames: Tensor) -> Tensor:
+        return self._unit(self.image_features(self.preprocess(frames).to(self.dtype)), "image")
+
+    def _unit(self, features: Tensor, what: str) -> Tensor:
+        features = features.float()
+        if not torch.isfinite(features.detach()).all():
+            raise NonFiniteError(
+                f"Encoder {self.name!r} produced NaN or infinity for {what} input in {self.dtype}; "
+                "load it with dtype=torch.float32, or check the weights."
+            )
+        return nn.functional.normalize(features, dim=-1)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # torch leaves it untyped
+        self._text_cache.clear()
+        return super()._apply(fn, recurse)
