@@ -22,6 +22,10 @@ class CheckpointError(VrmError, RuntimeError):
     """Weights or run files that are missing, damaged or made for something else."""
 
 
+class DecodeError(VrmError, OSError):
+    """A video file that is missing, damaged or not a video."""
+
+
 class NonFiniteError(VrmError, ArithmeticError):
     """A model produced NaN or infinity."""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,8 @@ class Encoder(nn.Module, ABC):
     """A frozen image-text model whose two towers end in one space of unit vectors.
 
     Subclasses implement :meth:`image_features` and :meth:`text_features`; preprocessing, chunking, normalisation,
-    caching and checks are here, once. Weights never receive gradients; float frames do.
+    caching and checks are here, once. Weights never receive gradients; float frames do. The towers stay in evaluation
+    mode, also when a reward that holds them is switched to training.
 
     Attributes:
         name: the string that :func:`vrm.load_encoder` takes.
@@ -40,7 +43,7 @@ class Encoder(nn.Module, ABC):
         self.max_batch = max_batch
         self._text_cache: dict[str, Tensor] = {}
         self._fingerprint: str | None = None
-        self._memo: tuple[Tensor, Tensor] | None = None
+        self._memo: tuple[Tensor, bool, Tensor] | None = None
         self._memoizing = False
 
     @abstractmethod
@@ -65,7 +68,7 @@ class Encoder(nn.Module, ABC):
         """Embed images.
 
         Args:
-            frames: ``(N, 3, H, W)`` RGB, uint8 in [0, 255] or float in [0, 1], on any device.
+            frames: ``(N, 3, H, W)`` RGB, uint8 in [0, 255] or float in [0, 1], on any device and of any size.
 
         Returns:
             ``(N, D)`` float32, unit norm; carries gradients to float ``frames`` that require them.
@@ -74,25 +77,27 @@ class Encoder(nn.Module, ABC):
             FrameError: if ``frames`` breaks the layout.
             NonFiniteError: if the model returns NaN or infinity.
         """
-        chunks = check_frames(frames, 4).split(self.max_batch)
+        chunks = torch.split(check_frames(frames, 4), self.max_batch)
         return torch.cat([self._embed_chunk(chunk.to(self.device)) for chunk in chunks])
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Embed texts, each computed once per device and precision.
+        """Embed texts, each computed once per device and precision, without gradients.
+
+        Args:
+            texts: ``M`` texts; a text longer than the model reads is cut, with a warning.
 
         Returns:
             ``(M, D)`` float32, unit norm.
 
         Raises:
             PromptError: if ``texts`` is empty, a bare string, or holds an empty text.
+            NonFiniteError: if the model returns NaN or infinity.
         """
         if isinstance(texts, str) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
             raise PromptError(f"Texts must be a non-empty list of non-empty strings, got {texts!r}.")
         new = [t for t in dict.fromkeys(texts) if t not in self._text_cache]
-        if new:
-            with torch.no_grad():
-                features = self._unit(self.text_features(new), "text")
-            self._text_cache.update(zip(new, features, strict=True))
+        for start in range(0, len(new), self.max_batch):
+            self._cache_texts(new[start : start + self.max_batch])
         return torch.stack([self._text_cache[t] for t in texts])
 
     @contextmanager
@@ -107,24 +112,61 @@ class Encoder(nn.Module, ABC):
                 self._memoizing, self._memo = False, None
 
     def memoized(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return ``embed(frames)``, remembered for the same ``frames`` object inside :meth:`memoize`."""
-        if self._memo is not None and self._memo[0] is frames:
-            return self._memo[1]
+        """Return ``embed(frames)``, remembered for the same ``frames`` object inside :meth:`memoize`.
+
+        ``embed`` must be the same function of the frames at every call inside one context.
+        """
+        with_grad = torch.is_grad_enabled()
+        if self._memo is not None and self._memo[0] is frames and self._memo[1] == with_grad:
+            return self._memo[2]
         features = embed(frames)
         if self._memoizing:
-            self._memo = (frames, features)
+            self._memo = (frames, with_grad, features)
         return features
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the weights or the preprocessing."""
+        """Sixteen hex digits that change with the weights or the preprocessing.
+
+        Computed once from the weights as they are at the first call, and again after ``load_state_dict``;
+        :func:`vrm.load_encoder` makes that the float32 weights, whatever precision it was asked for.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256(repr(self.preprocess).encode())
             for key, value in sorted(self.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+                digest.update(f"{key}{tuple(value.shape)}".encode())
+                digest.update(value.detach().float().cpu().contiguous().numpy())
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a frozen encoder has no other."""
+        return super().train(False)
+
+    def warn_if_cut(self, texts: Sequence[str], lengths: Sequence[int], limit: int) -> None:
+        """Warn about the first of ``texts`` whose length in tokens exceeds ``limit``."""
+        for text, length in zip(texts, lengths, strict=True):
+            if length > limit:
+                warnings.warn(
+                    f"Encoder {self.name!r} reads {limit} tokens, so the end of {text!r} ({length} tokens) is ignored; "
+                    "shorten it.",
+                    stacklevel=5,  # past text_features, its two callers here, to who asked for the text
+                )
+                return
+
+    def _cache_texts(self, texts: list[str]) -> None:
+        # Cached tensors outlive the caller's context: made in inference mode they could never join a gradient,
+        # made under autocast they would be less precise than the next caller expects.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            features = self._unit(self.text_features(texts), "text")
+        self._text_cache.update(zip(texts, features, strict=True))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # A reward's file holds no encoder weights; loading it must not forget what is known about them.
+        if any(key.startswith(prefix) for key in state_dict):
+            self._text_cache.clear()
+            self._fingerprint = self._memo = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _embed_chunk(self, frames: Tensor) -> Tensor:
         return self._unit(self.image_features(self.preprocess(frames).to(self.dtype)), "image")
@@ -138,6 +180,8 @@ class Encoder(nn.Module, ABC):
             )
         return nn.functional.normalize(features, dim=-1)
 
-    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # torch leaves it untyped
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._text_cache.clear()
-        return super()._apply(fn, recurse)
+        self._memo = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self

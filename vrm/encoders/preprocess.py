@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from vrm.frames import to_float
 
+Interpolation = Literal["bicubic", "bilinear"]
 ResizeMode = Literal["shortest", "longest", "squash"]
 
 
@@ -24,6 +26,16 @@ class Preprocess(nn.Module):
         resize_mode: ``"shortest"`` (shorter side to size, centre crop), ``"longest"`` (longer side to size, pad with
             ``fill``) or ``"squash"`` (both sides to size).
         fill: padding value in [0, 1] for ``"longest"``.
+        floor_crop: whether an odd margin is cut with the smaller half first, as ``transformers`` does; ``torchvision``
+            and ``open_clip`` round half a pixel to even.
+
+    Raises:
+        ValueError: if ``interpolation`` or ``resize_mode`` is none of these.
+
+    Example:
+        >>> preprocess = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        >>> preprocess(torch.zeros(2, 3, 48, 64, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 32, 32])
     """
 
     def __init__(
@@ -31,16 +43,22 @@ class Preprocess(nn.Module):
         size: tuple[int, int],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-        interpolation: Literal["bicubic", "bilinear"] = "bicubic",
+        interpolation: Interpolation = "bicubic",
         resize_mode: ResizeMode = "shortest",
         fill: float = 0.0,
+        floor_crop: bool = False,
     ) -> None:
-        """Keep the numbers; statistics follow the module's device."""
+        """Keep the numbers; statistics follow the module's device but stay in float32."""
         super().__init__()
+        if interpolation not in get_args(Interpolation):
+            raise ValueError(f"interpolation must be one of {get_args(Interpolation)}, got {interpolation!r}.")
+        if resize_mode not in get_args(ResizeMode):
+            raise ValueError(f"resize_mode must be one of {get_args(ResizeMode)}, got {resize_mode!r}.")
         self.size = size
         self.interpolation = interpolation
         self.resize_mode = resize_mode
         self.fill = fill
+        self.floor_crop = floor_crop
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._stats = (mean, std)
@@ -51,11 +69,12 @@ class Preprocess(nn.Module):
     def extra_repr(self) -> str:
         """All that defines the op; part of an encoder's fingerprint."""
         mean, std = self._stats
-        return f"{self.size}, {mean}, {std}, {self.interpolation}, {self.resize_mode}, {self.fill}"
+        options = f"{self.interpolation}, {self.resize_mode}, {self.fill}, {self.floor_crop}"
+        return f"{self.size}, {mean}, {std}, {options}"
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` uint8 or float in [0, 1] to normalised ``(N, 3, *size)`` float32."""
-        return (self._fit(to_float(frames)) - self.mean.float()) / self.std.float()
+        return (self._fit(to_float(frames)) - self.mean) / self.std
 
     def _fit(self, frames: Tensor) -> Tensor:
         height, width = frames.shape[-2:]
@@ -63,9 +82,17 @@ class Preprocess(nn.Module):
             return frames
         if self.resize_mode == "squash":
             return self._resize(frames, self.size)
-        ratios = (self.size[0] / height, self.size[1] / width)
-        ratio = max(ratios) if self.resize_mode == "shortest" else min(ratios)
-        return self._crop_or_pad(self._resize(frames, (round(height * ratio), round(width * ratio))))
+        return self._crop_or_pad(self._resize(frames, self._scaled(height, width)))
+
+    def _scaled(self, height: int, width: int) -> tuple[int, int]:
+        """Size after the resize that keeps the aspect; rounded as the reference transforms round."""
+        rows, cols = self.size
+        if self.resize_mode == "shortest" and rows == cols:
+            short = min(height, width)
+            return int(rows * height / short), int(rows * width / short)
+        ratios = (height / rows, width / cols)
+        ratio = min(ratios) if self.resize_mode == "shortest" else max(ratios)
+        return max(round(height / ratio), 1), max(round(width / ratio), 1)
 
     def _resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(frames.shape[-2:]) == size:
@@ -76,7 +103,8 @@ class Preprocess(nn.Module):
     def _crop_or_pad(self, frames: Tensor) -> Tensor:
         (height, width), (rows, cols) = frames.shape[-2:], self.size
         if height > rows or width > cols:
-            top, left = max(round((height - rows) / 2), 0), max(round((width - cols) / 2), 0)
+            halves = ((height - rows) / 2, (width - cols) / 2)
+            top, left = (max(int(h) if self.floor_crop else round(h), 0) for h in halves)
             frames = frames[..., top : top + rows, left : left + cols]
             height, width = frames.shape[-2:]
         if height < rows or width < cols:
@@ -84,3 +112,9 @@ class Preprocess(nn.Module):
             pad = (left, cols - width - left, top, rows - height - top)
             frames = functional.pad(frames, pad, value=self.fill)
         return frames
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        # A half-precision mean would shift every pixel by up to 0.2 %.
+        self.mean, self.std = (torch.tensor(v, device=self.mean.device).view(1, 3, 1, 1) for v in self._stats)
+        return self
