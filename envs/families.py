@@ -1,0 +1,55 @@
+"""Environment families: what is shared by all tasks of one environment, and what pre-training renders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from vrm.envs import cartpole, humanoid_facts, inverted_pendulum, mountain_car
+from vrm.envs.captions import Captioner
+from vrm.envs.humanoid import TextGoalHumanoid
+from vrm.envs.humanoid_sampling import HumanoidSampler
+
+
+@dataclass(frozen=True)
+class Family:
+    """One environment and how to see, vary and describe it.
+
+    Attributes:
+        name: short identifier.
+        make: builds the environment; takes ``size``, ``quality``, ``render_mode`` and the family's own options.
+        sample: puts an environment into varied states for ever and yields what the captioner reads.
+        captioner: writes captions and knows their truth.
+        share: how much of the pre-training frames come from this family.
+    """
+
+    name: str
+    make: Callable[..., gym.Env[Any, Any]]
+    sample: Callable[[Any, np.random.Generator, bool], Iterator[Any]]
+    captioner: Captioner[Any]
+    share: float
+
+
+def _sample_humanoid(env: TextGoalHumanoid, rng: np.random.Generator, vary: bool) -> Iterator[Any]:
+    return iter(HumanoidSampler(env, rng, vary))
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("humanoid", TextGoalHumanoid, _sample_humanoid, humanoid_facts.CAPTIONER, 0.79),
+        Family("cartpole", cartpole.TextGoalCartPole, cartpole.sample, cartpole.CAPTIONER, 0.07),
+        Family("mountain_car", mountain_car.TextGoalMountainCar, mountain_car.sample, mountain_car.CAPTIONER, 0.07),
+        Family(
+            "inverted_pendulum",
+            inverted_pendulum.TextGoalInvertedPendulum,
+            inverted_pendulum.sample,
+            inverted_pendulum.CAPTIONER,
+            0.07,
+        ),
+    )
+}
