@@ -5,29 +5,32 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vrm.encoders import Encoder
+from vrm.encoders import Encoder, load_encoder
 from vrm.errors import CheckpointError, PromptError, UnknownNameError
 from vrm.frames import check_frames
 
 Goals = Sequence[str] | None
 State = Mapping[str, Tensor] | None
 Terms = dict[str, Tensor]
+Encoders = Encoder | Mapping[str, Encoder] | None
 
 
 class RewardModel(nn.Module, ABC):
     """Maps clips to rewards ``(B, T)``; ``r[:, t]`` pays for arriving at frame ``t``, ``r[:, 0]`` is never paid.
 
     A subclass implements :meth:`terms` (the named parts) and :meth:`combine` (how they become one number); the
-    class attributes say what wrappers and the command line may do with it.
+    class attributes say what wrappers and the command line may do with it. Terms and rewards come back on the device
+    of ``clips``, wherever the encoder is.
 
     Attributes:
         window: how many frames of history, the present one included, one reward needs.
@@ -38,8 +41,8 @@ class RewardModel(nn.Module, ABC):
     """
 
     window: int = 1
-    causal: ClassVar[bool] = True
-    granularity: ClassVar[Literal["frame", "clip"]] = "frame"
+    causal: bool = True
+    granularity: Literal["frame", "clip"] = "frame"
     differentiable: bool = True
     range: tuple[float, float] = (-float("inf"), float("inf"))
 
@@ -68,34 +71,48 @@ class RewardModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: dict[str, Any], encoder: Encoder | None = None) -> Self:
-        """Build the reward from :meth:`config`; ``encoder`` replaces loading the named one."""
+    def from_config(cls, config: dict[str, Any], encoder: Encoders = None) -> Self:
+        """Build the reward from :meth:`config`; ``encoder``, one or by name, replaces loading the named one."""
 
     def forward(self, clips: Tensor, goals: Goals = None, state: State = None) -> Tensor:
         """Reward per frame ``(B, T)``; arguments as in :meth:`terms`."""
         return self.combine(self.terms(clips, goals, state))
+
+    def latest(self, clips: Tensor, goals: Goals = None, state: State = None) -> Terms:
+        """The terms of the last frame only, each ``(B,)``; what online use asks for at every step."""
+        return {name: values[:, -1] for name, values in self.terms(clips, goals, state).items()}
 
     def score(self, clips: Tensor, goals: Goals = None, state: State = None) -> Tensor:
         """One number per clip ``(B,)``: the mean over time unless the method defines another."""
         return self.forward(clips, goals, state).mean(dim=1)
 
     def save(self, path: str | Path) -> None:
-        """Write config, tensors and encoder fingerprints to one ``.safetensors`` file, atomically."""
-        encoders = {id(m): m for m in self.modules() if isinstance(m, Encoder)}.values()
-        header = {
-            "class": type(self).__name__,
-            "config": self.config(),
-            "encoders": {e.name: e.fingerprint for e in encoders},
-        }
+        """Write config, tensors and encoder fingerprints to one ``.safetensors`` file, atomically.
+
+        Raises:
+            CheckpointError: if two encoders of one name have different weights, so that the name cannot stand for both.
+        """
+        header = {**to_spec(self), "encoders": self._encoder_fingerprints()}
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        save_file(self._own_tensors() or {"_": torch.zeros(1)}, partial, metadata={"vrm": json.dumps(header)})
-        os.replace(partial, target)
+        try:
+            save_file(self._own_tensors() or {"_": torch.zeros(1)}, partial, metadata={"vrm": json.dumps(header)})
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _encoder_fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for encoder in (m for m in self.modules() if isinstance(m, Encoder)):
+            if found.setdefault(encoder.name, encoder.fingerprint) != encoder.fingerprint:
+                raise CheckpointError(f"Two encoders named {encoder.name!r} have different weights; rename one.")
+        return found
 
     def _own_tensors(self) -> dict[str, Tensor]:
         """The state without the encoders' weights, which are named and fingerprinted instead of copied."""
-        outside = tuple(f"{name}." for name, m in self.named_modules() if isinstance(m, Encoder))
+        named = self.named_modules(remove_duplicate=False)  # a shared encoder's weights appear once per part
+        outside = tuple(f"{name}." for name, module in named if isinstance(module, Encoder))
         return {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith(outside)}
 
 
@@ -111,21 +128,48 @@ def load_reward(path: str | Path, encoder: Encoder | None = None) -> RewardModel
         UnknownNameError: if the file names a reward class that is not imported.
     """
     header, tensors = _read(Path(path))
-    known = {cls.__name__: cls for cls in _subclasses(RewardModel)}
-    if header["class"] not in known:
-        raise UnknownNameError("reward class", header["class"], known, "Import the module that defines it first.")
-    reward = known[header["class"]].from_config(header["config"], encoder)
+    names = header["encoders"]
+    encoders: Encoders = encoder
+    if encoder is None or len(names) > 1:
+        encoders = {n: encoder if encoder is not None and encoder.name == n else load_encoder(n) for n in names}
+    reward = from_spec(header, encoders)
     for module in reward.modules():
-        if isinstance(module, Encoder) and header["encoders"].get(module.name) != module.fingerprint:
+        if isinstance(module, Encoder) and module.fingerprint not in names.values():
             raise CheckpointError(
-                f"Reward {str(path)!r} was saved with encoders {header['encoders']}, but {module.name!r} here has "
+                f"Reward {str(path)!r} was saved with encoders {names}, but {module.name!r} here has "
                 f"weights {module.fingerprint}; load it with the encoder it was made with, or calibrate again."
             )
     expected = reward._own_tensors()
     if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
         raise CheckpointError(f"Reward {str(path)!r} holds {sorted(tensors)}, its class expects {sorted(expected)}.")
+    if not all(bool(torch.isfinite(v).all()) for v in tensors.values() if v.is_floating_point()):
+        raise CheckpointError(f"Reward {str(path)!r} holds NaN or infinity; calibrate or fit it again.")
     reward.load_state_dict(tensors, strict=False)
     return reward
+
+
+def to_spec(reward: RewardModel) -> dict[str, Any]:
+    """Describe a reward by class and config, as files and composed rewards store it."""
+    return {"class": type(reward).__name__, "config": reward.config()}
+
+
+def from_spec(spec: Mapping[str, Any], encoder: Encoders = None) -> RewardModel:
+    """Build the reward that :func:`to_spec` described.
+
+    Raises:
+        UnknownNameError: if its class is not imported.
+    """
+    known = _reward_classes()
+    if spec["class"] not in known:
+        raise UnknownNameError("reward class", spec["class"], known, "Import the module that defines it first.")
+    return known[spec["class"]].from_config(spec["config"], encoder)
+
+
+def pick_encoder(name: str, encoders: Encoders = None) -> Encoder:
+    """Return the one encoder given, the given one of this ``name``, or load it by name."""
+    if isinstance(encoders, Encoder):
+        return encoders
+    return encoders[name] if encoders is not None and name in encoders else load_encoder(name)
 
 
 def check_call(clips: Tensor, goals: Goals, state: State, state_keys: Sequence[str] = ()) -> Tensor:
@@ -146,12 +190,39 @@ def check_call(clips: Tensor, goals: Goals, state: State, state_keys: Sequence[s
         if tuple(state[key].shape) != tuple(clips.shape[:2]):
             shape = tuple(state[key].shape)
             raise ValueError(f"State {key!r} must be (B, T) = {tuple(clips.shape[:2])}, got {shape}.")
+        if not torch.isfinite(state[key]).all():
+            raise ValueError(f"State {key!r} holds NaN or infinity; a reward needs finite values for every frame.")
     return clips
 
 
 def encode_frames(encoder: Encoder, clips: Tensor) -> Tensor:
-    """Embed every frame of ``clips`` ``(B, T, 3, H, W)`` to ``(B, T, D)`` in one encoder call."""
-    return encoder.memoized(clips, lambda c: encoder.encode_image(c.flatten(0, 1)).unflatten(0, c.shape[:2]))
+    """Embed every frame of ``clips`` ``(B, T, 3, H, W)`` to ``(B, T, D)`` on their device, in one encoder call."""
+
+    def embed(frames: Tensor) -> Tensor:
+        features = encoder.encode_image(frames.flatten(0, 1))
+        return features.reshape(*frames.shape[:2], -1).to(frames.device)
+
+    return encoder.memoized(clips, embed)
+
+
+def raw_percentiles(batches: Iterable[Tensor], low: float, high: float) -> tuple[float, float]:
+    """Find the values below which ``low`` and ``high`` percent of all numbers in ``batches`` lie.
+
+    Raises:
+        ValueError: unless ``0 <= low < high <= 100``, there is data, and the two values differ.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"Calibration needs 0 <= low < high <= 100 (percent), got low={low} and high={high}.")
+    values = [np.asarray(batch.detach().cpu(), dtype=np.float64).ravel() for batch in batches]
+    if not values:
+        raise ValueError("Calibration needs at least one clip, got none.")
+    bottom, top = (float(v) for v in np.percentile(np.concatenate(values), [low, high]))
+    if not top - bottom > 1e-6:
+        raise ValueError(
+            f"Calibration data give a constant reward (percentiles {low:g} and {high:g} are "
+            f"{bottom:.6g} and {top:.6g}); use clips that show more than one situation."
+        )
+    return bottom, top
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -161,11 +232,18 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {})["vrm"])
             tensors = {k: file.get_tensor(k) for k in file.keys() if k != "_"}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        header = {key: header[key] for key in ("class", "config", "encoders")}
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{str(path)!r} is not a reward saved by vrm, or is damaged ({error}).") from error
     return header, tensors
 
 
-def _subclasses(cls: type[RewardModel]) -> list[type[RewardModel]]:
-    return [s for sub in cls.__subclasses__() for s in (sub, *_subclasses(sub))]
-
+def _reward_classes() -> dict[str, type[RewardModel]]:
+    found: dict[str, type[RewardModel]] = {}
+    waiting = list(RewardModel.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting.extend(cls.__subclasses__())
+        if not cls.__name__.startswith("_"):
+            found[cls.__name__] = cls
+    return found
