@@ -116,8 +116,9 @@ def caption_truth(truths: Truths, captions: Sequence[Caption]) -> Truths:
     k = truths.shape[1]
     columns = [[i if affirm else k + i for i, affirm in c.clauses] for c in captions]
     width = max((len(c) for c in columns), default=0)
-    padded = np.array([c + [2 * k] * (max(width, 1) - len(c)) for c in columns])
-    return signed[:, padded].min(axis=2)
+    padded = np.array([c + [2 * k] * (width + 1 - len(c)) for c in columns], dtype=np.intp).reshape(-1, width + 1)
+    truth: Truths = signed[:, padded].min(axis=2)
+    return truth
 
 
 def rise(value: float, start: float, end: float) -> float:

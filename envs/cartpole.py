@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
 from vrm.envs.drawing import Canvas, Colour, turned
-from vrm.envs.rendering import Frame, Quality
+from vrm.envs.rendering import Frame, Quality, render_metadata
 
 UPRIGHT = np.radians(12)
 Look = tuple[Colour, Colour, Colour]  # background, cart, pole
@@ -29,16 +30,19 @@ class TextGoalCartPole(CartPoleEnv):
         render_mode: ``"rgb_array"`` or ``None``.
     """
 
+    metadata = render_metadata(50)
+    state: NDArray[np.float64]
+
     def __init__(self, size: int = 64, quality: Quality = "fast", render_mode: str | None = None) -> None:
         """Widen the observation space to what a fallen pole reaches."""
         super().__init__(render_mode=render_mode)
         self.size, self.quality, self.look = size, quality, LOOK
         high = np.array([self.x_threshold, np.inf, np.pi, np.inf], dtype=np.float32)
-        self.observation_space = type(self.observation_space)(-high, high, dtype=np.float32)
+        self.observation_space = spaces.Box(-high, high, dtype=np.float32)
 
-    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | NDArray[Any]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Advance 20 ms; the pole's angle wraps to [-pi, pi] and the cart stops at the ends of the track."""
-        super().step(action)
+        super().step(action)  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
         self.steps_beyond_terminated = None
         x, x_dot, theta, theta_dot = (float(v) for v in self.state)
         inside = abs(x) < self.x_threshold
@@ -80,7 +84,8 @@ def _tilt(state: NDArray[np.float64]) -> float:
 
 
 CAPTIONER: Captioner[NDArray[np.float64]] = Captioner(
-    subjects=("a pole on a cart", "pole and cart", "a cart with a pole", "a cart-pole", "the pole", "a pole and a cart"),
+    subjects=("a pole on a cart", "pole and cart", "a cart with a pole", "a cart-pole", "the pole",
+              "a pole and a cart"),
     facts=(
         Fact("upright", lambda s: rise(_tilt(s), 40, 5), (
             "vertically upright on top of the cart", "balanced upright", "standing vertically", "pointing straight up",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vrm.envs.rendering import Frame
@@ -51,7 +50,7 @@ class Canvas:
 
     def frame(self) -> Frame:
         """Return the picture ``(size, size, 3)`` uint8 RGB."""
-        return np.asarray(self._image.reduce(OVERSAMPLE))
+        return np.array(self._image.reduce(OVERSAMPLE), dtype=np.uint8)
 
     def _at(self, point: tuple[float, float]) -> tuple[float, float]:
         return (point[0] - self._x0) * self._scale, self._image.height - (point[1] - self._y0) * self._scale
@@ -63,9 +62,10 @@ def turned(points: Points, angle: float, shift: tuple[float, float]) -> list[tup
     return [(c * x - s * y + shift[0], s * x + c * y + shift[1]) for x, y in points]
 
 
-def mottled(rng: np.random.Generator, low: Colour, high: Colour, size: int = 48) -> NDArray[np.uint8]:
+def mottled(rng: np.random.Generator, low: Colour, high: Colour, size: int = 48) -> Frame:
     """Return a cloudy texture ``(size, size, 3)`` between two colours, like grass or rock seen from afar."""
     coarse = rng.random((size // 8, size // 8))
     cloud = np.asarray(Image.fromarray((coarse * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC))
     mix = np.clip(0.7 * cloud / 255 + 0.3 * rng.random((size, size)), 0, 1)[..., None]
-    return ((1 - mix) * np.array(low) + mix * np.array(high)).astype(np.uint8)
+    texture: Frame = ((1 - mix) * np.array(low) + mix * np.array(high)).astype(np.uint8)
+    return texture

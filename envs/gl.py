@@ -12,7 +12,7 @@ from vrm.errors import RenderingError
 BACKENDS = {"egl": "EGL", "osmesa": "OSMesa"}
 ADVICE = (
     "No OpenGL library for headless rendering was found (tried EGL, then OSMesa): "
-    "install one, on Debian or Ubuntu `apt-get install libegl1 libgl1-mesa-dri`."
+    "install one, on Debian or Ubuntu `apt-get install libegl1 libopengl0 libgl1-mesa-dri`."
 )
 
 
@@ -40,13 +40,16 @@ def require_backend() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    backend = os.environ.get("MUJOCO_GL", "")
+    backend = os.environ.get("MUJOCO_GL", "").strip().lower()
     if not backend or (backend in BACKENDS and not _loads(BACKENDS[backend])):
         raise RenderingError(ADVICE)
-    mujoco = sys.modules.get("mujoco")
-    loaded = getattr(mujoco, "_vrm_backend", backend) if mujoco else backend
-    if loaded != backend:
-        raise RenderingError(f"mujoco was imported with MUJOCO_GL={loaded!r}; import vrm.envs first, or set it earlier.")
+    context = getattr(sys.modules.get("mujoco"), "GLContext", None)
+    loaded = getattr(context, "__module__", "mujoco.nothing").removeprefix("mujoco.")
+    if backend in BACKENDS and loaded != backend:
+        raise RenderingError(
+            f"mujoco was imported before MUJOCO_GL={backend} was set, and renders with {loaded}; "
+            "import vrm.envs first, or set it earlier."
+        )
 
 
 def import_mujoco() -> None:
@@ -55,16 +58,13 @@ def import_mujoco() -> None:
     Raises:
         RenderingError: instead of the AttributeError that mujoco raises when the OpenGL library is missing.
     """
-    backend = choose_backend()
-    fresh = "mujoco" not in sys.modules
+    choose_backend()
     try:
-        import mujoco
+        import mujoco  # noqa: F401
     except (AttributeError, ImportError) as error:
         if isinstance(error, ImportError) and "mujoco" in str(error):
             raise
         raise RenderingError(ADVICE) from error
-    if fresh:
-        mujoco._vrm_backend = backend or ""
 
 
 def _loads(library: str) -> bool:

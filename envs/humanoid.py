@@ -8,10 +8,12 @@ import mujoco
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.mujoco.humanoid_v5 import HumanoidEnv
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from vrm.envs.humanoid_poses import POSES, Pose, measure
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare
+from vrm.envs.humanoid_poses import POSES
+from vrm.envs.humanoid_state import measure
+from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare, render_metadata
 from vrm.errors import UnknownNameError
 
 Control = Literal["position", "torque"]
@@ -20,7 +22,12 @@ CAMERA = Camera(distance=2.75, azimuth=145, elevation=-12, lookat=(0.0, 0.0, 0.8
 # kp (N m / rad) and kd (N m s / rad) of the joint servos, by the joint's own torque limit (N m)
 SERVO_GAINS = {40.0: (100.0, 8.0), 120.0: (200.0, 12.0), 80.0: (160.0, 10.0), 10.0: (20.0, 1.5)}
 
-SHIRT, TROUSERS, SKIN, SHOES = (0.16, 0.38, 0.72, 1), (0.25, 0.25, 0.30, 1), (0.90, 0.68, 0.52, 1), (0.75, 0.20, 0.15, 1)
+SHIRT, TROUSERS, SKIN, SHOES = (
+    (0.16, 0.38, 0.72, 1),
+    (0.25, 0.25, 0.30, 1),
+    (0.90, 0.68, 0.52, 1),
+    (0.75, 0.20, 0.15, 1),
+)
 COLOURS = {
     "torso1": SHIRT, "uwaist": SHIRT, "lwaist": SHIRT, "butt": TROUSERS, "head": SKIN,
     "right_uarm1": SHIRT, "left_uarm1": SHIRT, "right_larm": SKIN, "left_larm": SKIN, "right_hand": SKIN,
@@ -50,6 +57,9 @@ class TextGoalHumanoid(HumanoidEnv):
         UnknownNameError: on an unknown pose or control.
     """
 
+    metadata = render_metadata(67)
+    _scene: SceneRenderer | None
+
     def __init__(
         self,
         pose: str = "kneeling",
@@ -76,8 +86,8 @@ class TextGoalHumanoid(HumanoidEnv):
             include_qfrc_actuator_in_observation=False,
             include_cfrc_ext_in_observation=False,
         )
-
-    _scene: SceneRenderer | None
+        self.metadata = type(self).metadata  # the base class lists more modes
+        EzPickle.__init__(self, pose, control, size, quality, camera, render_mode)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
@@ -99,12 +109,13 @@ class TextGoalHumanoid(HumanoidEnv):
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         return self.action_space
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Advance 15 ms of simulated time; see the class for action and reward."""
-        action = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
-        self.do_simulation(self.joint_targets(action) if self.control == "position" else action, self.frame_skip)
+        control = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
+        self.do_simulation(self.joint_targets(control) if self.control == "position" else control, self.frame_skip)
         success = self.success()
-        return self._get_obs(), float(success), False, False, {"success": success}
+        observation = self._get_obs()  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
+        return observation, np.float64(success), False, False, {"success": success}
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {"success": self.success()}
@@ -187,6 +198,3 @@ def _joint_targets(model: mujoco.MjModel) -> tuple[NDArray[np.float64], ...]:
     """Return lower limit, rest angle and upper limit (radians) of the actuated joints."""
     low, high = model.jnt_range[model.actuator_trnid[:, 0]].T
     return low, np.clip(np.zeros_like(low), low, high), high
-
-
-__all__ = ["CAMERA", "Control", "Pose", "TextGoalHumanoid", "dress"]

@@ -191,7 +191,8 @@ FACTS: tuple[Fact[BodyState], ...] = (
         "on the floor with legs spread wide to both sides", "in a straddle split", "stretching in a split",
     )),
     Fact("squatting", squatting, (
-        "squatting", "crouching", "crouching down", "in a deep squat", "squatting down low", "with its knees bent deeply",
+        "squatting", "crouching", "crouching down", "in a deep squat", "squatting down low",
+        "with its knees bent deeply",
     )),
     Fact("one_leg", one_leg, (
         "standing on one leg", "standing up on one leg", "balancing on one leg", "balancing on one foot",

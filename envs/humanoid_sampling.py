@@ -87,9 +87,11 @@ class HumanoidSampler:
 
     def _aim(self) -> Angles:
         if self.rng.random() < 0.35:
-            return self.rng.uniform(-1, 1, self.env.model.nu)
+            anything: Angles = self.rng.uniform(-1, 1, self.env.model.nu)
+            return anything
         angles = self._angles[self.rng.choice(len(self._poses), p=self._chance)][self._actuated]
-        return self.env.action_for(angles) + self.rng.normal(0, self.rng.choice([0.05, 0.3]), angles.shape)
+        aim: Angles = self.env.action_for(angles) + self.rng.normal(0, self.rng.choice([0.05, 0.3]), angles.shape)
+        return aim
 
     def _restyle(self) -> None:
         """Vary what should not matter: viewpoint, colours and light."""

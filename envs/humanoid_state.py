@@ -96,7 +96,8 @@ def measure(model: mujoco.MjModel, data: mujoco.MjData) -> BodyState:
 
 def _outward(points: Vector) -> Vector:
     """Mirror the right side, so that both sides count outward as positive."""
-    return points * np.array([[1.0, -1.0, 1.0], [1.0, 1.0, 1.0]])
+    mirrored: Vector = points * np.array([[1.0, -1.0, 1.0], [1.0, 1.0, 1.0]])
+    return mirrored
 
 
 def _heading(rotation: Vector) -> Vector:

@@ -8,10 +8,11 @@ from typing import Any
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
+from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare
+from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare, render_metadata
 
 CAMERA = Camera(distance=2.9, azimuth=90, elevation=-8, lookat=(0.0, 0.0, 0.05))
 UPRIGHT = 0.2  # radians, Gymnasium's own limit
@@ -29,14 +30,17 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
         render_mode: ``"rgb_array"`` or ``None``.
     """
 
+    metadata = render_metadata(25)
+    _scene: SceneRenderer | None
+
     def __init__(
         self, size: int = 64, quality: Quality = "fast", camera: Camera = CAMERA, render_mode: str | None = None
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
         self.quality, self.camera, self._scene = quality, camera, None
         super().__init__(width=size, height=size, render_mode=render_mode)
-
-    _scene: SceneRenderer | None
+        self.metadata = type(self).metadata  # the base class lists more modes
+        EzPickle.__init__(self, size, quality, camera, render_mode)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
@@ -54,11 +58,12 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
         model = spec.compile()
         return model, mujoco.MjData(model)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Advance 40 ms."""
         self.do_simulation(action, self.frame_skip)
         success = self.success()
-        return self._get_obs(), float(success), False, False, {"success": success}
+        observation = self._get_obs()  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
+        return observation, np.float64(success), False, False, {"success": success}
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {"success": self.success()}
@@ -88,7 +93,8 @@ def _tilt(state: NDArray[np.float64]) -> float:
 
 
 CAPTIONER: Captioner[NDArray[np.float64]] = Captioner(
-    subjects=("an inverted pendulum", "a pole on a sliding cart", "a rod on a rail", "the pendulum", "a rod on a slider"),
+    subjects=("an inverted pendulum", "a pole on a sliding cart", "a rod on a rail", "the pendulum",
+              "a rod on a slider"),
     facts=(
         Fact("upright", lambda s: rise(_tilt(s), 40, 6), (
             "balanced upright", "standing straight up", "pointing up vertically", "balanced vertically above the cart",
@@ -97,11 +103,17 @@ CAPTIONER: Captioner[NDArray[np.float64]] = Captioner(
         Fact("tilted", lambda s: min(rise(_tilt(s), 10, 30), rise(_tilt(s), 85, 65)), (
             "tilted to one side", "leaning over", "tipping over",
         )),
-        Fact("fallen", lambda s: rise(_tilt(s), 60, 85), ("fallen over", "fallen down", "not standing any more", "dropped")),
+        Fact("fallen", lambda s: rise(_tilt(s), 60, 85), (
+            "fallen over", "fallen down", "not standing any more", "dropped",
+        )),
         Fact("horizontal", lambda s: rise(abs(_tilt(s) - 90), 35, 15), ("lying horizontally", "sticking out sideways")),
         Fact("hanging", lambda s: rise(_tilt(s), 130, 165), ("hanging straight down", "dangling below the cart")),
-        Fact("centred", lambda s: rise(abs(float(s[0])), 0.5, 0.2), ("in the middle of the rail",), ("in the middle of the rail",)),
-        Fact("at_edge", lambda s: rise(abs(float(s[0])), 0.6, 0.85), ("at the end of the rail",), ("at the end of the rail",)),
+        Fact("centred", lambda s: rise(abs(float(s[0])), 0.5, 0.2), (
+            "in the middle of the rail",
+        ), ("in the middle of the rail",)),
+        Fact("at_edge", lambda s: rise(abs(float(s[0])), 0.6, 0.85), (
+            "at the end of the rail",
+        ), ("at the end of the rail",)),
     ),
 )  # fmt: skip
 
@@ -112,7 +124,7 @@ def sample(env: TextGoalInvertedPendulum, rng: np.random.Generator, vary: bool =
     colours = env.model.geom_rgba.copy()
     while True:
         angle = rng.normal(0, 0.3) if rng.random() < 0.4 else rng.uniform(-np.pi, np.pi)
-        env.set_state(np.array([rng.uniform(-0.95, 0.95), angle]), np.zeros(2))
+        env.set_state(np.array([rng.uniform(-0.95, 0.95), angle]), np.zeros(2))  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
         if vary:
             env.camera = CAMERA.jitter(rng, scale=float(rng.uniform(0, 0.7)))
             env.model.geom_rgba[:, :3] = np.clip(colours[:, :3] * rng.uniform(0.8, 1.2, (len(colours), 3)), 0, 1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
 from vrm.envs.drawing import Canvas, mottled, turned
-from vrm.envs.rendering import Frame, Quality
+from vrm.envs.rendering import Frame, Quality, render_metadata
 
 SKY, FLAG, POLE = (150, 200, 240), (250, 210, 30), (90, 60, 40)
 CAR, WINDOW, WHEEL = (200, 40, 45), (220, 235, 245), (30, 30, 30)
@@ -28,6 +28,8 @@ class TextGoalMountainCar(Continuous_MountainCarEnv):
         quality: accepted for symmetry with MuJoCo tasks; drawings cost the same either way.
         render_mode: ``"rgb_array"`` or ``None``.
     """
+
+    metadata = render_metadata(30)
 
     def __init__(
         self, textured: bool = True, size: int = 64, quality: Quality = "fast", render_mode: str | None = None
@@ -117,7 +119,7 @@ def shade(picture: Frame, tint: float) -> Frame:
     return picture if tint == 0 else np.clip(picture * (1 + tint), 0, 255).astype(np.uint8)
 
 
-CAPTIONER: Captioner[NDArray[np.float64]] = Captioner(
+CAPTIONER: Captioner[NDArray[np.float32]] = Captioner(
     subjects=("a car in the mountain", "a car", "a red car", "the car", "a car in a hilly landscape", "a vehicle"),
     facts=(
         Fact("at_flag", lambda s: rise(float(s[0]), 0.2, 0.43), (
@@ -133,17 +135,21 @@ CAPTIONER: Captioner[NDArray[np.float64]] = Captioner(
         Fact("left_slope", lambda s: rise(float(s[0]), -0.6, -0.8), (
             "on the left slope", "up the left hill", "far from the flag on the left",
         )),
-        Fact("high", lambda s: rise(height(float(s[0])), 0.55, 0.85), ("high up", "far up the hill", "high above the valley")),
+        Fact("high", lambda s: rise(height(float(s[0])), 0.55, 0.85), (
+            "high up", "far up the hill", "high above the valley",
+        )),
         Fact("far", lambda s: rise(float(s[0]), 0.0, -0.3), ("far away from the flag", "nowhere near the yellow flag")),
     ),
 )  # fmt: skip
 
 
-def sample(env: TextGoalMountainCar, rng: np.random.Generator, vary: bool = True) -> Iterator[NDArray[np.float64]]:
+def sample(env: TextGoalMountainCar, rng: np.random.Generator, vary: bool = True) -> Iterator[NDArray[np.float32]]:
     """Put the environment into varied states for ever, yielding each."""
     env.reset(seed=int(rng.integers(2**31)))
     while True:
         x = rng.uniform(0.3, 0.45) if rng.random() < 0.2 else rng.uniform(-1.2, 0.45)
+        if not vary and x > 0.43:
+            x = env.goal_position  # where a car that has arrived is held
         env.state = np.array([x, 0.0], dtype=np.float32)
         env.tint = float(rng.normal(0, 0.08)) if vary else 0.0
         yield env.state

@@ -7,11 +7,12 @@ a default frame goes into the shadow map, multisampling and a floor drawn as a h
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
+from OpenGL.error import Error as OpenGLError  # type: ignore[import-untyped]  # it has no stubs
 
 from vrm.envs.gl import require_backend
 from vrm.errors import RenderingError
@@ -19,6 +20,11 @@ from vrm.errors import RenderingError
 Frame = NDArray[np.uint8]
 Quality = Literal["fast", "full"]
 FULL_SIZE = 320  # pixels of the videos that people watch
+
+
+def render_metadata(fps: int) -> dict[str, Any]:
+    """Return the ``metadata`` of an environment that renders RGB arrays only; Gymnasium makes windows from them."""
+    return {"render_modes": ["rgb_array"], "render_fps": fps}
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,11 @@ class SceneRenderer:
         require_backend()
         try:
             self._renderer = mujoco.Renderer(model, size, size)
-        except (mujoco.FatalError, RuntimeError) as error:
-            raise RenderingError(f"MuJoCo could not create an OpenGL context: {error}") from error
+        except (mujoco.FatalError, RuntimeError, ImportError, OpenGLError) as error:
+            raise RenderingError(
+                f"MuJoCo could not create an OpenGL context ({error}); is there a driver, on Debian or Ubuntu "
+                "`apt-get install libgl1-mesa-dri`?"
+            ) from error
         if quality == "fast":
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._renderer.scene.flags[flag] = 0
@@ -117,7 +126,8 @@ class SceneRenderer:
         if self._body is not None:
             self._view.lookat[:2] = data.xpos[self._body, :2] + np.asarray(self._camera.lookat[:2])
         self._renderer.update_scene(data, self._view)
-        return self._renderer.render()
+        frame: Frame = self._renderer.render()
+        return frame
 
     def close(self) -> None:
         """Free the OpenGL context."""

@@ -56,7 +56,8 @@ class TextGoalTask:
 
     def sample(self, count: int, seed: int = 0, size: int = 64) -> TaskSample:
         """Render ``count`` varied states in the task's own appearance, with the truth of its criterion."""
-        env = self.make(size=size)
+        servo = {key: value for key, value in self.options.items() if key != "control"}
+        env = replace(self, options=servo).make(size=size)  # samplers move the body by its joint servos
         env.reset(seed=seed)
         frames, success = [], []
         base: Any = env.unwrapped
@@ -143,6 +144,7 @@ def make_task(
 
     Raises:
         UnknownNameError: if there is no such task.
+        ValueError: if ``episode_steps`` is not positive.
 
     Example:
         >>> make_task("humanoid_kneeling").goal
@@ -157,7 +159,9 @@ def make_task(
     if baseline is not None:
         changes["baseline"] = (baseline,) if isinstance(baseline, str) else tuple(baseline)
     if episode_steps is not None:
-        changes |= {"episode_steps": episode_steps, "options": changes["options"] | {"max_episode_steps": episode_steps}}
+        if episode_steps < 1:
+            raise ValueError(f"episode_steps must be at least 1, got {episode_steps}.")
+        changes["episode_steps"] = changes["options"]["max_episode_steps"] = episode_steps
     return replace(task, **changes)
 
 
