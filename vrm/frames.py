@@ -44,8 +44,7 @@ def check_frames(frames: Tensor, ndim: int) -> Tensor:
         low, high = (float(v) for v in torch.aminmax(frames.detach()))
         if not (low >= -1e-4 and high <= 1 + 1e-4):
             raise FrameError(
-                f"Float frames must lie in [0, 1], got values in [{low:.4g}, {high:.4g}]; "
-                "divide by 255 or pass uint8."
+                f"Float frames must lie in [0, 1], got values in [{low:.4g}, {high:.4g}]; divide by 255 or pass uint8."
             )
     return frames
 

@@ -1,0 +1,136 @@
+"""The ``vrm`` command: parses, composes the Hydra configuration, calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vrm.errors import UnknownNameError, VrmError
+
+USAGE = """\
+usage: vrm COMMAND ...
+
+commands:
+  train      train an agent from a sentence:  vrm train task=humanoid_kneeling
+             any setting by KEY=VALUE, sweeps with -m, continue with --resume RUN
+  evaluate   play a trained agent:            vrm evaluate runs/RUN --episodes 20
+  probe      is this sentence a good reward?  vrm probe --task humanoid_kneeling --goal "a robot on its knees"
+  demo       all of it on one page, in minutes
+  pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
+
+`vrm COMMAND --help` says more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "probe": _probe,
+        "demo": _demo,
+        "pretrain": _pretrain,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    try:
+        if arguments[0] not in commands:
+            raise UnknownNameError("command", arguments[0], commands)
+        commands[arguments[0]](arguments[1:])
+    except VrmError as error:
+        print(f"vrm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _train(arguments: list[str]) -> None:
+    from vrm.configuration import resume, run_hydra, train_from_config
+
+    if "--resume" in arguments:
+        parser = argparse.ArgumentParser("vrm train", description="Continue a killed run from its last checkpoint.")
+        parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changed settings")
+        given = parser.parse_args(arguments)
+        _say_result(resume(given.resume, given.overrides))
+        return
+    run_hydra("train", arguments, lambda config, out: _say_result(train_from_config(config, out)))
+
+
+def _evaluate(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("vrm evaluate", description="Play the newest checkpoint of a run.")
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--videos", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=20_000)
+    given = parser.parse_args(arguments)
+    from vrm.configuration import evaluate_run
+
+    played = evaluate_run(given.run, episodes=given.episodes, videos=given.videos, seed=given.seed)
+    rates = played.per_episode()
+    print(f"success rate {played.success_rate:.3f} over {len(rates)} episodes (share of the last fifth of the steps)")
+    print(f"episodes above one half: {int((rates > 0.5).sum())} of {len(rates)}")
+    print(f"reward return {played.reward.sum(1).mean():.2f}, ground-truth return {played.true.sum(1).mean():.2f}")
+    print(f"videos and pictures: {given.run}")
+
+
+def _probe(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("vrm probe", description="Is this sentence a good reward? Before any training.")
+    parser.add_argument("--task", default="humanoid_kneeling")
+    parser.add_argument("--goal", action="append", help="a sentence to try; may be given several times")
+    parser.add_argument("--encoder", default="vrm-sim")
+    parser.add_argument("--alpha", type=float, default=0.0, help="goal-baseline regularisation")
+    parser.add_argument("--states", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/probe"), help="folder for the pictures")
+    given = parser.parse_args(arguments)
+    from vrm import load_encoder
+    from vrm.agents import probe
+    from vrm.envs import make_task
+
+    findings = probe(
+        make_task(given.task), load_encoder(given.encoder), given.goal, given.out,
+        states=given.states, alpha=given.alpha, seed=given.seed,
+    )  # fmt: skip
+    print("  AUC   EPIC    gap   sentence")
+    for f in findings:
+        print(f"{f.auc:5.3f}  {f.epic:5.3f}  {f.gap:5.2f}   {f.goal}")
+    print(f"pictures: {given.out}")
+
+
+def _demo(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("vrm demo", description="A sentence is probed, trains a humanoid, is scored.")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--steps", type=int, help="environment steps instead of the demo's own budget")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    from vrm.demo import demo
+
+    demo(given.out, steps=given.steps, seed=given.seed)
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from vrm.configuration import run_hydra
+
+    def start(config: dict[str, Any], out: Path) -> None:
+        from vrm.pretrain.train import Recipe, pretrain
+
+        workers, target = config.pop("workers"), Path(config.pop("target"))
+        for name, value in pretrain(Recipe(**config), out, target, workers).items():
+            print(f"{value:.3f}  {name}")
+
+    run_hydra("pretrain", arguments, start)
+
+
+def _say_result(result: dict[str, float]) -> None:
+    print(", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
