@@ -44,7 +44,8 @@ class Episodes:
     def per_episode(self) -> Floats:
         """Share ``(E,)`` of the last fifth of each episode's steps in which the criterion holds."""
         tail = max(1, self.success.shape[1] // 5)
-        return self.success[:, -tail:].mean(axis=1, dtype=np.float32)
+        rates: Floats = self.success[:, -tail:].mean(axis=1, dtype=np.float32)
+        return rates
 
     def summary(self) -> dict[str, float]:
         """Mean returns and the success rate, under the names that logs use."""
@@ -85,7 +86,7 @@ class Examiner:
 
     def _round(self, policy: Policy, seed: int) -> Episodes:
         self.venv.seed(seed)
-        observation = self.venv.reset()
+        observation: Any = self.venv.reset()
         rewards, true, success = [], [], []
         for _ in range(self.task.episode_steps):
             observation, reward, _, infos = self.venv.step(policy(observation))
@@ -103,7 +104,13 @@ class Examiner:
 
 @dataclass(frozen=True)
 class Film:
-    """One episode for people: ``frames (T + 1, 3, H, W)`` uint8, ``reward (T + 1,)`` (nan first), ``success (T + 1,)``."""
+    """One episode for people.
+
+    Attributes:
+        frames: ``(T + 1, 3, H, W)`` uint8, the first from reset.
+        reward: ``(T + 1,)``, nan first.
+        success: ``(T + 1,)``.
+    """
 
     frames: Tensor
     reward: Floats
@@ -119,7 +126,8 @@ def film(policy: Policy, task: TextGoalTask, reward: RewardModel, size: int, see
     env, viewer = RewardWrapper(FrameCapture(task.make(size=size)), reward), task.make_for_viewing()
     observation, info = env.reset(seed=seed)
     viewer.reset(seed=seed)
-    frames, rewards, success = [viewer.render()], [np.nan], [info["success"]]
+    frames: list[Any] = [viewer.render()]
+    rewards, success = [np.nan], [info["success"]]
     for _ in range(task.episode_steps):
         action = policy(observation[None])[0]
         observation, value, _, _, info = env.step(action)

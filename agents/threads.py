@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -33,7 +34,7 @@ class ThreadVecEnv(DummyVecEnv):
         if not env_fns:
             raise ValueError("A vector environment needs at least one environment, got none.")
         self._pools = [ThreadPoolExecutor(1) for _ in range(max(1, min(threads, len(env_fns))))]
-        super().__init__([lambda fn=fn, i=i: self._pool(i).submit(fn).result() for i, fn in enumerate(env_fns)])
+        super().__init__([partial(self._make_one, fn, i) for i, fn in enumerate(env_fns)])
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all environments; a finished one is reset, its last observation kept in ``info``."""
@@ -60,6 +61,13 @@ class ThreadVecEnv(DummyVecEnv):
             self._pool(i).submit(self.envs[i].get_wrapper_attr(method_name), *args, **kwargs).result()
             for i in self._get_indices(indices)
         ]
+
+    def get_images(self) -> list[Any]:
+        """Render every environment on its own thread."""
+        return self.env_method("render")
+
+    def _make_one(self, make: Callable[[], gym.Env[Any, Any]], index: int) -> gym.Env[Any, Any]:
+        return self._pool(index).submit(make).result()
 
     def _pool(self, index: int) -> ThreadPoolExecutor:
         return self._pools[index % len(self._pools)]

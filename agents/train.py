@@ -82,7 +82,7 @@ def train(
     callbacks = [attach_reward(algo, reward, batch=reward_batch), chores]
     try:
         if start < total_steps:
-            algo.learn(total_steps - start, callback=callbacks, reset_num_timesteps=start == 0, log_interval=None)
+            algo.learn(total_steps - start, callback=callbacks, reset_num_timesteps=start == 0, log_interval=10)
         result = finish(run, chores)
     except KeyboardInterrupt:
         chores.checkpoint()

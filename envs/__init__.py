@@ -7,7 +7,7 @@ Example:
     >>> import vrm.envs
     >>> env = gym.make("vrm/HumanoidKneeling-v0", render_mode="rgb_array")
     >>> env.reset(seed=0)[0].shape
-    (45,)
+    (62,)
 """
 
 if __name__ == "envs":

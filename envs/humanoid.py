@@ -22,6 +22,8 @@ CAMERA = Camera(distance=2.75, azimuth=145, elevation=-12, lookat=(0.0, 0.0, 0.8
 # kp (N m / rad) and kd (N m s / rad) of the joint servos, by the joint's own torque limit (N m)
 SERVO_GAINS = {40.0: (100.0, 8.0), 120.0: (200.0, 12.0), 80.0: (160.0, 10.0), 10.0: (20.0, 1.5)}
 
+SMOOTHING = 0.8  # of joint targets from step to step: a low-pass filter with a time constant of 67 ms
+
 SHIRT, TROUSERS, SKIN, SHOES = (
     (0.16, 0.38, 0.72, 1),
     (0.25, 0.25, 0.30, 1),
@@ -39,7 +41,8 @@ COLOURS = {
 class TextGoalHumanoid(HumanoidEnv):
     """A humanoid that is asked for a pose in words.
 
-    Observation: 45 numbers, joint positions without the ground position and joint velocities. Action: 17 numbers in
+    Observation: 45 numbers, joint positions without the ground position and joint velocities, then with
+    ``control="position"`` the 17 smoothed targets in units of actions. Action: 17 numbers in
     [-1, 1]; with ``control="position"`` joint targets (0 is the upright stance, the ends are the joint's limits),
     tracked by a PD servo at every physics step within the actuators' own torque limits; with ``control="torque"``
     fractions of those limits, the setting of VLM-RM. Reward: 1 where the pose's predicate holds, else 0; it is
@@ -86,6 +89,8 @@ class TextGoalHumanoid(HumanoidEnv):
             include_qfrc_actuator_in_observation=False,
             include_cfrc_ext_in_observation=False,
         )
+        self._aim = np.zeros(self.model.nu)
+        self.observation_space = spaces.Box(-np.inf, np.inf, self._get_obs().shape, np.float64)
         self.metadata = type(self).metadata  # the base class lists more modes
         EzPickle.__init__(self, pose, control, size, quality, camera, render_mode)
 
@@ -112,10 +117,22 @@ class TextGoalHumanoid(HumanoidEnv):
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Advance 15 ms of simulated time; see the class for action and reward."""
         control = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
-        self.do_simulation(self.joint_targets(control) if self.control == "position" else control, self.frame_skip)
+        if self.control == "position":
+            self._aim += (1 - SMOOTHING) * (control - self._aim)
+            control = self.joint_targets(self._aim)
+        self.do_simulation(control, self.frame_skip)
         success = self.success()
-        observation = self._get_obs()  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
-        return observation, np.float64(success), False, False, {"success": success}
+        return self._get_obs(), np.float64(success), False, False, {"success": success}
+
+    def _get_obs(self) -> NDArray[np.float64]:
+        state: NDArray[np.float64] = super()._get_obs()  # type: ignore[no-untyped-call]  # gymnasium leaves it untyped
+        return np.concatenate([state, self._aim]) if self.control == "position" else state
+
+    def reset_model(self) -> NDArray[np.float64]:
+        """Start upright with a little noise, the servos aiming at the upright stance."""
+        self._aim = np.zeros(self.model.nu)
+        observation: NDArray[np.float64] = super().reset_model()  # type: ignore[no-untyped-call]
+        return observation
 
     def _get_reset_info(self) -> dict[str, Any]:
         return {"success": self.success()}

@@ -29,7 +29,7 @@ _HOMES = {
     "load_reward": "vrm.rewards",
     "wrap": "vrm.wrappers",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605 (the keys are the public names)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -119,7 +119,8 @@ def _pretrain(arguments: list[str]) -> None:
     from vrm.configuration import run_hydra
 
     def start(config: dict[str, Any], out: Path) -> None:
-        from vrm.pretrain.train import Recipe, pretrain
+        from vrm.pretrain.recipe import Recipe
+        from vrm.pretrain.train import pretrain
 
         workers, target = config.pop("workers"), Path(config.pop("target"))
         for name, value in pretrain(Recipe(**config), out, target, workers).items():

@@ -91,9 +91,9 @@ def train_from_config(config: Config, out: Path, resume: bool = False) -> dict[s
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Continue a run with its own configuration, changed by dotted ``KEY=VALUE`` overrides."""
-    config = OmegaConf.create(RunFolder(path).read_config())
+    saved = OmegaConf.create(RunFolder(path).read_config())
     try:
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides)))
     except ValueError as error:
         raise VrmError(f"Overrides must be KEY=VALUE, got {list(overrides)} ({error}).") from error
     resolved = OmegaConf.to_container(config, resolve=True)

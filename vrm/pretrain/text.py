@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vrm.envs import FAMILIES, TASKS
 from vrm.envs.captions import Caption, Captioner
 from vrm.errors import MissingExtraError
+from vrm.pretrain.recipe import Clip, Recipe, save_atomically
 from vrm.pretrain.shards import FrameSet
 
 
@@ -85,6 +86,21 @@ def make_pool(frames: FrameSet, count: int, teacher: Teacher, rng: np.random.Gen
     return CaptionPool(texts, _columns(captioner, captions), teacher(texts, label=f"captions {frames.family}"))
 
 
+def load_pools(recipe: Recipe, sets: list[FrameSet], teacher: Teacher, work: Path) -> list[CaptionPool]:
+    """Write and embed one pool a family, or read those that an earlier attempt has written."""
+    path = work / f"captions-{recipe.captions}-seed{recipe.seed}.pt"
+    if path.exists():
+        return [CaptionPool(**p) for p in torch.load(path, weights_only=True)]
+    rng = np.random.default_rng(recipe.seed)
+    largest = max(len(s.frames) for s in sets)
+    pools = []
+    for frames in sets:
+        count = recipe.captions if len(frames.frames) == largest else max(200, recipe.captions // 10)
+        pools.append(make_pool(frames, count, teacher, rng))
+    save_atomically([asdict(p) for p in pools], path)
+    return pools
+
+
 def _columns(captioner: Captioner[Any], captions: Sequence[Caption]) -> Tensor:
     k = len(captioner.facts)
     rows = [[i if affirm else k + i for i, affirm in c.clauses] for c in captions]
@@ -120,7 +136,7 @@ def sentences(pools: Sequence[CaptionPool], rng: np.random.Generator) -> Iterato
             yield f"{rng.choice(subjects)} {' '.join(str(w) for w in rng.choice(words, count))}"
 
 
-def initialise_tokens(model: nn.Module, teacher: Teacher) -> None:
+def initialise_tokens(model: Clip, teacher: Teacher) -> None:
     """Give every token the leading principal components of what the teacher makes of its text."""
     words = vocabulary()
     features = teacher(list(words.values()), label="tokens")
