@@ -22,7 +22,8 @@ CAMERA = Camera(distance=2.75, azimuth=145, elevation=-12, lookat=(0.0, 0.0, 0.8
 # kp (N m / rad) and kd (N m s / rad) of the joint servos, by the joint's own torque limit (N m)
 SERVO_GAINS = {40.0: (100.0, 8.0), 120.0: (200.0, 12.0), 80.0: (160.0, 10.0), 10.0: (20.0, 1.5)}
 
-SMOOTHING = 0.8  # of joint targets from step to step: a low-pass filter with a time constant of 67 ms
+SMOOTHING = 0.8  # of joint targets from step to step: a low-pass filter with a time constant of 134 ms
+FRAME_SKIP = {"position": 10, "torque": 5}  # physics steps of 3 ms: servos steered at 33 Hz, motors at 67 as in VLM-RM
 
 SHIRT, TROUSERS, SKIN, SHOES = (
     (0.16, 0.38, 0.72, 1),
@@ -60,7 +61,7 @@ class TextGoalHumanoid(HumanoidEnv):
         UnknownNameError: on an unknown pose or control.
     """
 
-    metadata = render_metadata(67)
+    metadata = render_metadata(33)
     _scene: SceneRenderer | None
 
     def __init__(
@@ -79,10 +80,12 @@ class TextGoalHumanoid(HumanoidEnv):
             raise UnknownNameError("control", control, ("position", "torque"))
         self.pose, self.control, self.quality = POSES[pose], control, quality
         self._camera, self._scene = camera, None
+        self.metadata = metadata = render_metadata(round(1 / (0.003 * FRAME_SKIP[control])))
         super().__init__(
             width=size,
             height=size,
             render_mode=render_mode,
+            frame_skip=FRAME_SKIP[control],
             terminate_when_unhealthy=False,
             include_cinert_in_observation=False,
             include_cvel_in_observation=False,
@@ -91,7 +94,7 @@ class TextGoalHumanoid(HumanoidEnv):
         )
         self._aim = np.zeros(self.model.nu)
         self.observation_space = spaces.Box(-np.inf, np.inf, self._get_obs().shape, np.float64)
-        self.metadata = type(self).metadata  # the base class lists more modes
+        self.metadata = metadata  # the base class lists more modes
         EzPickle.__init__(self, pose, control, size, quality, camera, render_mode)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -115,7 +118,7 @@ class TextGoalHumanoid(HumanoidEnv):
         return self.action_space
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
-        """Advance 15 ms of simulated time; see the class for action and reward."""
+        """Advance 30 ms of simulated time (15 ms with torque control); see the class for action and reward."""
         control = np.clip(np.asarray(action, dtype=np.float64), -1, 1)
         if self.control == "position":
             self._aim += (1 - SMOOTHING) * (control - self._aim)

@@ -81,7 +81,7 @@ class HumanoidSampler:
             if step % 12 == 0:
                 action = self._aim()
             noisy = action + self.rng.normal(0, 0.15, action.shape)
-            self.env.do_simulation(self.env.joint_targets(np.clip(noisy, -1, 1)), self.env.frame_skip)
+            self.env.do_simulation(self.env.joint_targets(np.clip(noisy, -1, 1)), 5)
             if self.rng.random() < 0.2:
                 yield self._seen()
 
