@@ -90,6 +90,7 @@ def train(
         raise
     finally:
         chores.finish()
+        algo.logger.close()
         examiner.close()
         venv.close()
     return result

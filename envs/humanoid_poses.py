@@ -53,9 +53,9 @@ def _standing(s: BodyState) -> bool:
 
 
 def _kneeling(s: BodyState) -> bool:
-    back, aside, _ = (s.knee_at - s.foot_at).T
-    shins_back = ((back > 0.15) & (back > np.abs(aside))).all()  # a shin that points aside belongs to the lotus
-    return s.up > 0.75 and s.head > 0.7 and bool((s.knees < 0.13).all() and shins_back)
+    shins_back = (s.foot_at[:, 0] < s.knee_at[:, 0] - 0.15).all()
+    on_knees = s.up > 0.75 and s.head > 0.7 and bool((s.knees < 0.13).all() and shins_back)
+    return on_knees and not _lotus(s)
 
 
 def _lotus(s: BodyState) -> bool:

@@ -72,6 +72,17 @@ def test_sweep_trains_once_per_value(tmp_path):
     assert seeds == {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("task.goal=''", "goal"), ("task.goal='a humanoid robot'", "must differ"), ("task.control=telepathy", "Unknown control")],
+)
+def test_bad_settings_are_one_sentence(override, words, tmp_path, capsys):
+    assert main(["train", *TINY, override, f"hydra.run.dir={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+
+
 @pytest.mark.parametrize("folder", ["missing", "."])
 def test_not_a_run_is_one_sentence(folder, tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / folder)]) == 2

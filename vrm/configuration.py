@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,15 +36,21 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
     def job(config: DictConfig) -> None:
         resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(resolved, dict)
-        call({str(k): v for k, v in resolved.items()}, Path(HydraConfig.get().runtime.output_dir))
+        try:
+            call({str(k): v for k, v in resolved.items()}, Path(HydraConfig.get().runtime.output_dir))
+        except (VrmError, InstantiationException) as error:
+            failed.append(error)  # Hydra would print it and exit
 
     check_choices(name, arguments)
+    failed: list[Exception] = []
     before = sys.argv
     sys.argv = [f"vrm {name}", *arguments]
     try:
         job()
     finally:
         sys.argv = before
+    for error in failed:
+        raise error.__cause__ if isinstance(error.__cause__, VrmError) else error
 
 
 def check_choices(name: str, arguments: Sequence[str]) -> None:
