@@ -74,7 +74,11 @@ def test_sweep_trains_once_per_value(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("task.goal=''", "goal"), ("task.goal='a humanoid robot'", "must differ"), ("task.control=telepathy", "Unknown control")],
+    [
+        ("task.goal=''", "goal"),
+        ("task.goal='a humanoid robot'", "must differ"),
+        ("task.control=telepathy", "Unknown control"),
+    ],
 )
 def test_bad_settings_are_one_sentence(override, words, tmp_path, capsys):
     assert main(["train", *TINY, override, f"hydra.run.dir={tmp_path}"]) == 2

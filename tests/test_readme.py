@@ -13,8 +13,10 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), fl
 def test_python_block_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "videos").symlink_to(ROOT / "videos")
-    small = BLOCKS[block].replace("total_steps=100_000", "total_steps=104, eval_episodes=1").replace(
-        "gamma=0.98", "gamma=0.98, learning_starts=90"
+    small = (
+        BLOCKS[block]
+        .replace("total_steps=100_000", "total_steps=104, eval_episodes=1")
+        .replace("gamma=0.98", "gamma=0.98, learning_starts=90")
     )
     exec(compile(small, f"README block {block}", "exec"), {})
 

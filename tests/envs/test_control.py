@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vrm.envs import make_task
+from vrm.envs.humanoid import SMOOTHING
 from vrm.envs.humanoid_poses import POSES, joint_vector
 
 
@@ -55,7 +56,8 @@ def test_torque_control_is_gymnasiums(limits):
 def test_both_controls_are_the_same_body_with_the_same_actions():
     position, torque = make("position"), make("torque")
     assert position.action_space == torque.action_space == gym.spaces.Box(-1.0, 1.0, (17,), np.float32)
-    assert position.observation_space.shape == torque.observation_space.shape == (45,)
+    assert torque.observation_space.shape == (45,)
+    assert position.observation_space.shape == (45 + 17,)  # and where the servos aim
     np.testing.assert_array_equal(position.model.body_mass, torque.model.body_mass)
     np.testing.assert_array_equal(position.model.jnt_range, torque.model.jnt_range)
 
@@ -98,3 +100,19 @@ def test_servos_reach_the_pose_they_are_told():
     for _ in range(100):
         env.step(env.action_for(angles).astype(np.float32))
     assert np.median(np.abs(env.data.qpos[actuated] - angles)) < np.radians(8)
+
+
+def test_servos_aim_at_a_smoothed_action():
+    env = make("position")
+    env.reset(seed=0)
+    action = np.full(17, 0.5, dtype=np.float32)
+    for step in range(1, 12):
+        aim = env.step(action)[0][45:]
+        np.testing.assert_allclose(aim, 0.5 * (1 - SMOOTHING**step), atol=1e-9)
+    assert not env.reset(seed=0)[0][45:].any()
+
+
+def test_both_controls_tell_their_frame_rate():
+    for control, fps in (("position", 33), ("torque", 67)):
+        env = make(control)
+        assert env.metadata["render_fps"] == fps == round(1 / env.dt)
