@@ -13,7 +13,7 @@ from vrm.configuration import build_task, compose, evaluate_run, train_from_conf
 from vrm.encoders import load_encoder
 from vrm.errors import CheckpointError
 
-DEMO_STEPS = 100_000
+DEMO_STEPS = 80_000
 SENTENCES = ("a humanoid robot kneeling", "a robot down on its knees in prayer", "a robot cheering with both hands up")
 
 
@@ -33,7 +33,7 @@ def demo(out: Path, steps: int | None = None, seed: int = 0, episodes: int = 20)
 
     started = time.monotonic()
     folder = out / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    overrides = [f"agent.total_steps={steps or DEMO_STEPS}", f"seed={seed}", "video_every=25000"]
+    overrides = [f"agent.total_steps={steps or DEMO_STEPS}", f"seed={seed}", "video_every=40000"]
     config = compose("train", ["task=humanoid_kneeling", *overrides])
     task, encoder = build_task(config), load_encoder("vrm-sim")
 
