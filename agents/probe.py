@@ -70,8 +70,7 @@ def probe(
         for index, finding in enumerate(findings):
             path = Path(out) / f"probe_{task.name}_{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            title = f'"{finding.goal}"   AUC {finding.auc:.3f}   EPIC {finding.epic:.3f}   ({encoder.name})'
-            probe_sheet(path, frames, finding.reward, sample.success, title)
+            probe_sheet(path, frames, finding.reward, sample.success, title=finding.goal)
     return sorted(findings, key=lambda f: -np.nan_to_num(f.auc))
 
 

@@ -7,8 +7,6 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 from vrm.configuration import build_task, compose, evaluate_run, train_from_config
 from vrm.encoders import load_encoder
 from vrm.errors import CheckpointError
@@ -48,7 +46,9 @@ def demo(out: Path, steps: int | None = None, seed: int = 0, episodes: int = 20)
     print("3. Score what came out")
     played = evaluate_run(folder, episodes=episodes)
     rates = played.per_episode()
-    print(f"   success rate {played.success_rate:.2f} over {episodes} episodes; each: {np.round(rates, 2).tolist()}")
+    print(
+        f"   success rate {played.success_rate:.2f} over {episodes} episodes; each: {' '.join(f'{r:.2f}' for r in rates)}"
+    )
     page = write_page(folder, task.goal[0], played.success_rate, [(f.goal, f.auc, f.epic) for f in findings])
     print(f"   {(time.monotonic() - started) / 60:.1f} minutes; curve, videos and pictures on one page: {page}")
     return played.success_rate
