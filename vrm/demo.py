@@ -46,9 +46,8 @@ def demo(out: Path, steps: int | None = None, seed: int = 0, episodes: int = 20)
     print("3. Score what came out")
     played = evaluate_run(folder, episodes=episodes)
     rates = played.per_episode()
-    print(
-        f"   success rate {played.success_rate:.2f} over {episodes} episodes; each: {' '.join(f'{r:.2f}' for r in rates)}"
-    )
+    each = " ".join(f"{rate:.2f}" for rate in rates)
+    print(f"   success rate {played.success_rate:.2f} over {episodes} episodes; each: {each}")
     page = write_page(folder, task.goal[0], played.success_rate, [(f.goal, f.auc, f.epic) for f in findings])
     print(f"   {(time.monotonic() - started) / 60:.1f} minutes; curve, videos and pictures on one page: {page}")
     return played.success_rate
