@@ -31,8 +31,8 @@ def test_unknown_command_suggests_one(capsys):
 
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
-    for command in ("train", "evaluate", "probe", "demo", "pretrain"):
-        assert command in capsys.readouterr().out or command
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in ("train", "evaluate", "probe", "demo", "pretrain"))
 
 
 def test_probe_ranks_sentences(tmp_path, capsys):
