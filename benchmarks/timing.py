@@ -16,24 +16,31 @@ from vrm.errors import VrmError
 from vrm.rewards import GoalReward
 
 Work = Callable[[], int]  # does something and says how many units of it
+Clock = Callable[[], float]
 
 
-def rate(work: Work, seconds: float) -> float:
-    """Units of work per second, over at least ``seconds``."""
-    start, units = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < seconds or not units:
+def rate(work: Work, seconds: float, clock: Clock = time.perf_counter) -> float:
+    """Units of work per second of ``clock``, over at least ``seconds``."""
+    start, units = clock(), 0
+    while (spent := clock() - start) < seconds or not units:
         units += work()
     return units / spent
 
 
-def in_turns(works: Mapping[str, Work], seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Rates of several works in turns of ``seconds / rounds``, so that what disturbs one disturbs all."""
+def in_turns(
+    works: Mapping[str, Work], seconds: float, rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Rates of several works in turns of ``seconds / rounds``, so that what disturbs one disturbs all.
+
+    ``time.process_time`` as ``clock`` counts the processor time of this process, of all its threads: what other
+    processes do hardly shows.
+    """
     for work in works.values():
         work()
     rates: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds):
         for name in sorted(works, reverse=bool(turn % 2)):
-            rates[name].append(rate(works[name], seconds / rounds))
+            rates[name].append(rate(works[name], seconds / rounds, clock))
     return rates
 
 

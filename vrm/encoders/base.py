@@ -42,9 +42,11 @@ class Encoder(nn.Module, ABC):
         self.preprocess = preprocess
         self.max_batch = max_batch
         self._text_cache: dict[str, Tensor] = {}
+        self._ensemble_cache: dict[tuple[str, ...], Tensor] = {}
         self._fingerprint: str | None = None
         self._memo: tuple[Tensor, bool, Tensor] | None = None
         self._memoizing = False
+        self._supplied: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -100,6 +102,17 @@ class Encoder(nn.Module, ABC):
             self._cache_texts(new[start : start + self.max_batch])
         return torch.stack([self._text_cache[t] for t in texts])
 
+    def encode_ensemble(self, texts: Sequence[str]) -> Tensor:
+        """Embed a prompt ensemble as one unit vector ``(D,)``: the mean of the unit embeddings, normalised again.
+
+        Computed once, as :meth:`encode_text` is, and with its errors.
+        """
+        key = tuple(texts)
+        if key not in self._ensemble_cache:
+            with torch.inference_mode(False), torch.no_grad():
+                self._ensemble_cache[key] = nn.functional.normalize(self.encode_text(texts).mean(dim=0), dim=-1)
+        return self._ensemble_cache[key]
+
     @contextmanager
     def memoize(self) -> Iterator[None]:
         """Within this context, :meth:`memoized` embeds the same object once however many rewards ask for it."""
@@ -111,11 +124,46 @@ class Encoder(nn.Module, ABC):
             if outermost:
                 self._memoizing, self._memo = False, None
 
+    @contextmanager
+    def supply(self, clips: Tensor, features: Tensor) -> Iterator[None]:
+        """Within this context, every reward that asks for the features of the very object ``clips`` gets ``features``.
+
+        Rewards then run without the image tower, on features made earlier or read from a cache. One that looks at
+        pixels too (:attr:`vrm.rewards.RewardModel.reads_pixels`) needs ``clips`` to be the real frames; for all others
+        any clips of the same ``B`` and ``T`` will do.
+
+        Args:
+            clips: ``(B, T, 3, H, W)`` frames, as they will be passed to the reward.
+            features: ``(B, T, D)`` unit vectors of this encoder; used in float32 on the device of ``clips``.
+
+        Raises:
+            ValueError: if ``features`` is not ``(B, T, D)`` for these ``clips`` and this encoder.
+        """
+        expected = (*clips.shape[:2], self.embed_dim)
+        if tuple(features.shape) != expected:
+            raise ValueError(
+                f"Features of encoder {self.name!r} for these clips must be (B, T, D) = {expected}, "
+                f"got {tuple(features.shape)}."
+            )
+        outer = self._supplied
+        self._supplied = (clips, features.to(clips.device, torch.float32))
+        try:
+            yield
+        finally:
+            self._supplied = outer
+
+    def supplied(self, clips: Tensor) -> Tensor | None:
+        """The features ``(B, T, D)`` that :meth:`supply` gives for the very object ``clips``, else None."""
+        return self._supplied[1] if self._supplied is not None and self._supplied[0] is clips else None
+
     def memoized(self, frames: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``embed(frames)``, remembered for the same ``frames`` object inside :meth:`memoize`.
 
-        ``embed`` must be the same function of the frames at every call inside one context.
+        ``embed`` must be the same function of the frames at every call inside one context. What :meth:`supply` gives
+        for ``frames`` comes first.
         """
+        if (given := self.supplied(frames)) is not None:
+            return given
         with_grad = torch.is_grad_enabled()
         if self._memo is not None and self._memo[0] is frames and self._memo[1] == with_grad:
             return self._memo[2]
@@ -161,10 +209,14 @@ class Encoder(nn.Module, ABC):
             features = self._unit(self.text_features(texts), "text")
         self._text_cache.update(zip(texts, features, strict=True))
 
+    def _forget_texts(self) -> None:
+        self._text_cache.clear()
+        self._ensemble_cache.clear()
+
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         # A reward's file holds no encoder weights; loading it must not forget what is known about them.
         if any(key.startswith(prefix) for key in state_dict):
-            self._text_cache.clear()
+            self._forget_texts()
             self._fingerprint = self._memo = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -181,7 +233,7 @@ class Encoder(nn.Module, ABC):
         return nn.functional.normalize(features, dim=-1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._text_cache.clear()
+        self._forget_texts()
         self._memo = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self

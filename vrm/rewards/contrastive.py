@@ -20,7 +20,7 @@ from vrm.rewards.base import (
     pick_encoder,
     raw_percentiles,
 )
-from vrm.rewards.goal import check_different, embed_ensemble, goal_embedding, prompts
+from vrm.rewards.goal import check_different, goal_embedding, prompts
 
 
 def contrast_probability(z: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class ContrastiveGoalReward(RewardModel):
         """Raw contrast as ``{"contrast": (B, T)}``; ``goals`` replace the positive sentence clip by clip."""
         image = encode_frames(self.encoder, check_call(clips, goals, state))
         positive = goal_embedding(self.encoder, self.positive, goals).to(image.device)
-        negative = embed_ensemble(self.encoder, self.negative).to(image.device)
+        negative = self.encoder.encode_ensemble(self.negative).to(image.device)
         return {"contrast": (image * (negative - positive)).sum(-1)}
 
     def combine(self, terms: Terms) -> Tensor:

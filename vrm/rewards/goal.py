@@ -119,7 +119,7 @@ class GoalReward(RewardModel):
         goal = goal_embedding(self.encoder, self.goal, goals).to(image.device)
         if self.baseline is None:
             return {"goal": (image * goal).sum(-1)}
-        baseline = embed_ensemble(self.encoder, self.baseline).to(image.device)
+        baseline = self.encoder.encode_ensemble(self.baseline).to(image.device)
         if self.alpha > 0 and bool(((goal - baseline).norm(dim=-1) < 1e-4).any()):
             raise PromptError(
                 f"{self.encoder.name!r} embeds goal {list(goals or self.goal)} and baseline {list(self.baseline)} "
@@ -186,11 +186,6 @@ def check_different(role: str, texts: Sequence[str], other_role: str, others: Se
         raise PromptError(f"{role} and {other_role} are both {list(texts)}; they must differ to define a direction.")
 
 
-def embed_ensemble(encoder: Encoder, texts: Sequence[str]) -> Tensor:
-    """Embed a prompt ensemble as one unit vector ``(D,)``: the mean of the unit embeddings, normalised again."""
-    return functional.normalize(encoder.encode_text(texts).mean(dim=0), dim=-1)
-
-
 def goal_embedding(encoder: Encoder, default: Sequence[str], goals: Goals) -> Tensor:
     """Embed the ``default`` ensemble ``(D,)``, or one goal per clip ``(B, 1, D)`` where ``goals`` are given."""
-    return embed_ensemble(encoder, default) if goals is None else encoder.encode_text(goals).unsqueeze(1)
+    return encoder.encode_ensemble(default) if goals is None else encoder.encode_text(goals).unsqueeze(1)

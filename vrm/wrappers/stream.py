@@ -115,17 +115,23 @@ class RewardStream:
         """
         self._check(frames)
         rows = self._rows(mask)
-        clips = [self._history.extend(i, frames[i], _row(self.model, state, i), bool(done[i])) for i in rows]
-        rewards = torch.zeros(self.num_envs)
-        self.terms = {name: torch.zeros(self.num_envs) for name in self.terms}
-        if rows:
-            rewards[rows], terms = score_clips(self.model, clips)
-            for name, values in terms.items():
-                self.terms.setdefault(name, torch.zeros(self.num_envs))[rows] = values
-        return rewards
+        over = done.tolist()
+        clips = [self._history.extend(i, frames[i], _row(self.model, state, i), bool(over[i])) for i in rows]
+        rewards, terms = score_clips(self.model, clips) if rows else (torch.zeros(0), {})
+        if len(rows) == self.num_envs:
+            self.terms = terms
+            return rewards
+        names = terms or self.terms  # what was paid before stays in info, as 0
+        self.terms = {name: self._spread(terms.get(name, torch.zeros(0)), rows) for name in names}
+        return self._spread(rewards, rows)
+
+    def _spread(self, values: Tensor, rows: list[int]) -> Tensor:
+        spread = torch.zeros(self.num_envs)
+        spread[rows] = values
+        return spread
 
     def _rows(self, mask: Tensor | None) -> list[int]:
-        return [i for i in range(self.num_envs) if mask is None or bool(mask[i])]
+        return list(range(self.num_envs)) if mask is None else [i for i, on in enumerate(mask.tolist()) if on]
 
     def _check(self, frames: Tensor) -> None:
         check_frames(frames, 4)
