@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Literal
 
 
 class VrmError(Exception):
@@ -22,8 +23,27 @@ class CheckpointError(VrmError, RuntimeError):
     """Weights or run files that are missing, damaged or made for something else."""
 
 
+DecodeErrorKind = Literal[
+    "missing", "empty", "not_video", "no_video_stream", "no_frames", "truncated", "damaged", "too_large", "timeout",
+    "crash",
+]  # fmt: skip
+
+
 class DecodeError(VrmError, OSError):
-    """A video file that is missing, damaged or not a video."""
+    """A video file that is missing, damaged or not a video.
+
+    Attributes:
+        kind: what is wrong, in a word that tables can be grouped by.
+    """
+
+    def __init__(self, message: str, kind: DecodeErrorKind = "damaged") -> None:
+        """Keep the sentence and the word for it."""
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[str, DecodeErrorKind]]:
+        """Keep the kind on the way out of a worker process."""
+        return type(self), (str(self), self.kind)
 
 
 class NonFiniteError(VrmError, ArithmeticError):
