@@ -111,6 +111,29 @@ class TestContract:
         encoder.memoized(frames, embed)
         assert len(calls) == 4
 
+    def test_supplied_features_replace_the_tower_for_that_very_object(self, encoder):
+        clips, other = torch.zeros(2, 3, 3, 1, 1), torch.zeros(2, 3, 3, 1, 1)
+        features, inner = torch.ones(2, 3, encoder.embed_dim).half(), torch.zeros(2, 3, encoder.embed_dim)
+
+        def embed(x):
+            return "embedded"
+
+        with encoder.supply(clips, features):
+            assert torch.equal(encoder.memoized(clips, embed), features.float())
+            assert encoder.memoized(other, embed) == "embedded"
+            with encoder.supply(other, inner), encoder.memoize():
+                assert torch.equal(encoder.memoized(other, embed), inner)
+            assert torch.equal(encoder.supplied(clips), features.float())
+        assert encoder.supplied(clips) is None
+        assert encoder.memoized(clips, embed) == "embedded"
+
+    def test_supplied_features_must_fit(self, encoder):
+        with (
+            pytest.raises(ValueError, match=r"must be \(B, T, D\) = \(2, 3, \d+\), got \(2, 3, 5\)"),
+            encoder.supply(torch.zeros(2, 3, 3, 1, 1), torch.zeros(2, 3, 5)),
+        ):
+            pass
+
     def test_name_and_fingerprint_reload(self, encoder, name):
         assert encoder.name == name
         assert load_encoder(encoder.name).fingerprint == encoder.fingerprint

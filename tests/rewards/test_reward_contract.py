@@ -6,13 +6,22 @@ from contract import check_reward, state_for
 from tiny import BASELINE, GOAL, RisingReward, TinyEncoder, random_clips
 
 from vrm.rewards import (
+    AestheticReward,
     ContrastiveGoalReward,
+    CutDetection,
+    Flicker,
+    FrozenVideo,
     Gate,
     GoalReward,
+    HPSv2,
+    MotionSmoothness,
+    PickScore,
     Product,
+    SegmentalReward,
     StateFalloff,
     StateSteadiness,
     StateValue,
+    SubjectConsistency,
     Sum,
     TargetSpeed,
 )
@@ -36,6 +45,17 @@ def driving(encoder):
     )
 
 
+def timeless(encoder):
+    """What needs no text, beside a goal."""
+    parts = {
+        "smooth": MotionSmoothness(),
+        "calm": Flicker(),
+        "goal": GoalReward(encoder, GOAL),
+        "uncut": CutDetection(),
+    }
+    return Sum(parts, weights={"goal": 2})
+
+
 REWARDS = {
     "cosine": lambda e: GoalReward(e, GOAL),
     "goal-baseline": lambda e: GoalReward(e, [GOAL, "an upright pole"], BASELINE, alpha=0.5),
@@ -49,6 +69,20 @@ REWARDS = {
     "product": driving,
     "gate": lambda e: Gate(driving(e), StateValue("env_reward"), 0.5, otherwise=StateValue("env_reward", 2.0)),
     "gate-constant": lambda e: Gate(GoalReward(e, GOAL), calibrated(e), 0.5, otherwise=-3.0),
+    "hpsv2": lambda e: HPSv2(e, GOAL),
+    "pickscore": lambda e: PickScore(e, GOAL, scale=100),
+    "aesthetic": lambda e: AestheticReward(e, torch.linspace(-1, 1, 16), 5.0),
+    "segmental": lambda e: SegmentalReward(calibrated(e), segments=3),
+    "segmental-sum": lambda e: SegmentalReward(
+        Sum({"goal": GoalReward(e, GOAL), "effort": StateFalloff("torque", 1)}), segments=7, aggregate="softmin"
+    ),
+    "segmental-beside": lambda e: Sum({"goal": SegmentalReward(GoalReward(e, GOAL)), "calm": Flicker()}),
+    "smoothness": lambda e: MotionSmoothness(),
+    "flicker": lambda e: Flicker(),
+    "frozen": lambda e: FrozenVideo(),
+    "cuts": lambda e: CutDetection(),
+    "subject": SubjectConsistency,
+    "timeless": timeless,
     "nested": lambda e: Sum({"drive": driving(e), "rise": RisingReward(GoalReward(e, GOAL))}, weights={"rise": 2}),
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -38,6 +40,8 @@ class RewardModel(nn.Module, ABC):
         granularity: ``"frame"`` if each frame has its own number, ``"clip"`` if one number is spread over frames.
         differentiable: whether gradients reach float clips.
         range: the closed interval that rewards lie in before any calibration.
+        reads_pixels: whether terms look at the frames themselves; a reward that says no sees them through encoder
+            features only, which may then be handed over in their place (:meth:`vrm.encoders.Encoder.supply`).
     """
 
     window: int = 1
@@ -45,6 +49,7 @@ class RewardModel(nn.Module, ABC):
     granularity: Literal["frame", "clip"] = "frame"
     differentiable: bool = True
     range: tuple[float, float] = (-float("inf"), float("inf"))
+    reads_pixels: bool = True
 
     @property
     def state_keys(self) -> tuple[str, ...]:
@@ -74,6 +79,19 @@ class RewardModel(nn.Module, ABC):
     def from_config(cls, config: dict[str, Any], encoder: Encoders = None) -> Self:
         """Build the reward from :meth:`config`; ``encoder``, one or by name, replaces loading the named one."""
 
+    @classmethod
+    def of(cls, encoder: Encoder, **arguments: Any) -> Self:
+        """Build the reward around ``encoder``; what config files call, where an encoder is not known yet.
+
+        Args:
+            encoder: goes to the constructor if it has such a parameter, and to the parts that are unfinished.
+            arguments: the constructor's other arguments; a part, or each of a mapping of parts, may be a
+                ``functools.partial`` that still lacks its encoder.
+        """
+        if "encoder" in inspect.signature(cls).parameters:
+            arguments["encoder"] = encoder
+        return cls(**{name: _finished(value, encoder) for name, value in arguments.items()})
+
     def forward(self, clips: Tensor, goals: Goals = None, state: State = None) -> Tensor:
         """Reward per frame ``(B, T)``; arguments as in :meth:`terms`."""
         return self.combine(self.terms(clips, goals, state))
@@ -86,6 +104,10 @@ class RewardModel(nn.Module, ABC):
         """One number per clip ``(B,)``: the mean over time unless the method defines another."""
         return self.forward(clips, goals, state).mean(dim=1)
 
+    def dimensions(self, clips: Tensor, goals: Goals = None, state: State = None) -> dict[str, Tensor]:
+        """Named parts of :meth:`score`, each ``(B,)``: the mean over time of each term unless the method differs."""
+        return {name: values.mean(dim=1) for name, values in self.terms(clips, goals, state).items()}
+
     def save(self, path: str | Path) -> None:
         """Write config, tensors and encoder fingerprints to one ``.safetensors`` file, atomically.
 
@@ -95,12 +117,12 @@ class RewardModel(nn.Module, ABC):
         header = {**to_spec(self), "encoders": self._encoder_fingerprints()}
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            save_file(self._own_tensors() or {"_": torch.zeros(1)}, partial, metadata={"vrm": json.dumps(header)})
-            os.replace(partial, target)
+            save_file(self._own_tensors() or {"_": torch.zeros(1)}, unfinished, metadata={"vrm": json.dumps(header)})
+            os.replace(unfinished, target)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
     def _encoder_fingerprints(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -236,6 +258,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{str(path)!r} is not a reward saved by vrm, or is damaged ({error}).") from error
     return header, tensors
+
+
+def _finished(value: Any, encoder: Encoder) -> Any:
+    if isinstance(value, partial):
+        return value(encoder)
+    return {name: _finished(part, encoder) for name, part in value.items()} if isinstance(value, Mapping) else value
 
 
 def _reward_classes() -> dict[str, type[RewardModel]]:

@@ -49,6 +49,7 @@ class _Composite(RewardModel):
         self.window = max(part.window for _, part in self._items())
         self.causal = all(part.causal for _, part in self._items())
         self.differentiable = any(part.differentiable for _, part in self._items())
+        self.reads_pixels = any(part.reads_pixels for _, part in self._items())
         clip = any(part.granularity == "clip" for _, part in self._items())
         self.granularity: Literal["frame", "clip"] = "clip" if clip else "frame"
 
@@ -76,6 +77,17 @@ class _Composite(RewardModel):
         found = ((name, part, part.window) for name, part in self._items())
         with self._one_call_per_encoder():
             return _prefixed((name, part.latest(tails[w], goals, states[w])) for name, part, w in found)
+
+    def dimensions(self, clips: Tensor, goals: Goals = None, state: State = None) -> dict[str, Tensor]:
+        """Each part's own score ``(B,)`` under its name, and the dimensions of parts that are composed themselves."""
+        check_call(clips, goals, state, self.state_keys)
+        found: dict[str, Tensor] = {}
+        with self._one_call_per_encoder():
+            for name, part in self._items():
+                found[name] = part.score(clips, goals, state)
+                if isinstance(part, _Composite):
+                    found |= {f"{name}/{k}": v for k, v in part.dimensions(clips, goals, state).items()}
+        return found
 
     def _one_call_per_encoder(self) -> ExitStack:
         stack = ExitStack()
@@ -136,8 +148,15 @@ class Sum(_Composite):
 
     def combine(self, terms: Terms) -> Tensor:
         """Add the weighted parts."""
-        weighted = [self.weights[name] * value for name, value in self._values(terms).items()]
-        return torch.stack(weighted).sum(dim=0)
+        return self._weighted(self._values(terms))
+
+    def score(self, clips: Tensor, goals: Goals = None, state: State = None) -> Tensor:
+        """Add the weighted scores ``(B,)`` of the parts, each scored in its own way."""
+        found = self.dimensions(clips, goals, state)
+        return self._weighted({name: found[name] for name in self.names})
+
+    def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum(dim=0)
 
     def config(self) -> dict[str, Any]:
         """Parts and weights."""

@@ -71,6 +71,7 @@ class ContrastiveGoalReward(RewardModel):
     Autonomous Driving", arXiv 2412.15544.
     """
 
+    reads_pixels = False
     range = (0.0, 1.0)
     low: Tensor
     high: Tensor

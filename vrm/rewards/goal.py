@@ -85,6 +85,7 @@ class GoalReward(RewardModel):
     Paper: Rocamonde et al., "Vision-Language Models are Zero-Shot Reward Models for RL", arXiv 2310.12921.
     """
 
+    reads_pixels = False
     range = (-1.0, 1.0)
     scale: Tensor
     shift: Tensor

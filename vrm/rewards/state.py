@@ -14,6 +14,7 @@ class _StateReward(RewardModel):
     """Reads one state value per frame; the term is that value, under its own name."""
 
     differentiable = False
+    reads_pixels = False
 
     def __init__(self, key: str) -> None:
         super().__init__()
