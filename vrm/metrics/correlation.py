@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from vrm.metrics.inputs import paired_series, ranks, series
+from vrm.metrics.ranking import group_members
+
+
+class GroupedMean(NamedTuple):
+    """Mean over groups of a statistic.
+
+    Attributes:
+        value: the mean; nan if it is defined in no group.
+        groups: how many groups it is defined in.
+    """
+
+    value: float
+    groups: int
 
 
 def pearson(first: ArrayLike, second: ArrayLike) -> float:
@@ -47,6 +62,47 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """
     x, y = paired_series(first, second, ("first", "second"))
     return pearson(ranks(x), ranks(y))
+
+
+def kendall(first: ArrayLike, second: ArrayLike) -> float:
+    """Kendall's tau-b: concordant minus discordant pairs over the geometric mean of the pairs not tied in each.
+
+    Kendall 1945, "The treatment of ties in ranking problems"; computed by :func:`scipy.stats.kendalltau`.
+
+    Args, result and errors are those of :func:`pearson`.
+
+    Example:
+        >>> round(kendall([1, 2, 2, 3], [1, 2, 3, 4]), 6)
+        0.912871
+    """
+    from scipy.stats import kendalltau  # slow to import
+
+    x, y = paired_series(first, second, ("first", "second"))
+    return math.nan if np.ptp(x) == 0 or np.ptp(y) == 0 else float(kendalltau(x, y, variant="b").statistic)
+
+
+def grouped_mean(
+    statistic: Callable[[ArrayLike, ArrayLike], float], first: ArrayLike, second: ArrayLike, groups: Sequence[str]
+) -> GroupedMean:
+    """Mean over groups of a statistic computed within each; groups where it is undefined are left out.
+
+    Args:
+        statistic: such as :func:`spearman` or :func:`kendall`.
+        first: ``(N,)`` finite numbers.
+        second: ``(N,)`` finite numbers.
+        groups: ``N`` names, usually prompts; one of a single item is left out.
+
+    Raises:
+        ValueError: if the lengths differ or a value is not finite.
+
+    Example:
+        >>> grouped_mean(spearman, [1, 2, 9, 8], [1, 2, 3, 4], ["a", "a", "b", "b"])
+        GroupedMean(value=0.0, groups=2)
+    """
+    x, y = paired_series(first, second, ("first", "second"), minimum=0)
+    values = [statistic(x[m], y[m]) for m in group_members(groups, len(x)) if len(m) > 1]
+    defined = [value for value in values if not math.isnan(value)]
+    return GroupedMean(math.fsum(defined) / len(defined) if defined else math.nan, len(defined))
 
 
 def epic_distance(reward: ArrayLike, other: ArrayLike) -> float:

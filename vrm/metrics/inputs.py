@@ -37,6 +37,17 @@ def paired_series(
     return x, y
 
 
+def check_preference(preference: Floats) -> None:
+    """Refuse preferences that are not 1 (the first), -1 (the second) or 0 (neither).
+
+    Raises:
+        ValueError: if one is another number.
+    """
+    other = preference[~np.isin(preference, (-1, 0, 1))]
+    if len(other):
+        raise ValueError(f"preference must hold only -1, 0 and 1, got {other[0]:g}.")
+
+
 def ranks(values: Floats) -> Floats:
     """Rank ``(N,)`` values from 1 to N; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vrm.metrics.inputs import paired_series
+from vrm.metrics.inputs import check_preference, paired_series
 
 
 def preference_accuracy(margin: ArrayLike, preference: ArrayLike, tie: float | None = None) -> float:
@@ -35,9 +35,7 @@ def preference_accuracy(margin: ArrayLike, preference: ArrayLike, tie: float | N
         0.6666666666666666
     """
     difference, wanted = paired_series(margin, preference, ("margin", "preference"), minimum=1)
-    other = wanted[~np.isin(wanted, (-1, 0, 1))]
-    if len(other):
-        raise ValueError(f"preference must hold only -1, 0 and 1, got {other[0]:g}.")
+    check_preference(wanted)
     if tie is None:
         credit = (1 + np.sign(difference) * wanted)[wanted != 0] / 2
         return float(credit.mean()) if len(credit) else math.nan
