@@ -3,6 +3,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 OPENGL := .venv/.opengl
+BROWSER := .venv/.browser
 UV_INSTALL = $(BIN)/uv pip install $$([ -t 1 ] || echo --quiet) --python $(BIN)/python
 
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ setup: $(INSTALLED) $(OPENGL) ## Create .venv, install vrm and its pinned depend
 demo: setup ## A sentence becomes a reward, the reward trains a humanoid, and its videos are scored
 	@$(BIN)/vrm demo
 
-test: setup ## Run the linter, the type checker and the tests
+test: setup $(BROWSER) ## Run the linter, the type checker and the tests
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
 	@$(BIN)/pytest
@@ -73,3 +74,15 @@ $(OPENGL): $(INSTALLED)
 	|| { echo "Rendering needs OpenGL without a screen: install $(OPENGL_PACKAGES)" \
 		"(on Fedora mesa-libEGL libglvnd-opengl mesa-dri-drivers) and run this again." >&2; exit 1; }
 	@touch $@
+
+# On some systems the command only asks for a package that is not there, so finding it is no proof.
+BROWSER_WORKS = for browser in chromium chromium-browser google-chrome; do \
+	"$$browser" --version >/dev/null 2>&1 && break; browser=; done; [ -n "$$browser" ]
+
+$(BROWSER): $(INSTALLED)
+	@{ $(BROWSER_WORKS) || { $(AS_ROOT) && command -v apt-get >/dev/null \
+		&& echo "Installing the system package chromium for the tests of the report page ..." \
+		&& $(APT_GET) update </dev/null >/dev/null 2>&1 \
+		&& $(APT_GET) install --no-install-recommends chromium </dev/null >/dev/null 2>&1 \
+		&& $(BROWSER_WORKS); }; } && touch $@ \
+	|| echo "Chromium is not here: the tests of the report page in a browser will be skipped."

@@ -13,6 +13,7 @@ TINY = [
     "agent.algorithm.policy_kwargs.net_arch=[16]", "agent.n_envs=4", "task.episode_steps=20", "eval_episodes=2",
     "checkpoint_every=64", "agent.algorithm.buffer_size=400",
 ]  # fmt: skip
+COMMANDS = ("train", "evaluate", "probe", "demo", "pretrain", "score", "report", "benchmark")
 
 
 @pytest.mark.parametrize("group", ["task", "encoder", "reward", "agent"])
@@ -32,7 +33,7 @@ def test_unknown_command_suggests_one(capsys):
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {command} " in shown for command in ("train", "evaluate", "probe", "demo", "pretrain"))
+    assert all(f"  {command} " in shown for command in COMMANDS)
 
 
 def test_probe_ranks_sentences(tmp_path, capsys):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vrm.rewards import GoalReward as GoalReward
     from vrm.rewards import RewardModel as RewardModel
     from vrm.rewards import load_reward as load_reward
+    from vrm.scoring import score as score
     from vrm.wrappers import FrameCapture as FrameCapture
     from vrm.wrappers import RewardStream as RewardStream
     from vrm.wrappers import wrap as wrap
@@ -27,6 +28,7 @@ _HOMES = {
     "RewardStream": "vrm.wrappers",
     "load_encoder": "vrm.encoders",
     "load_reward": "vrm.rewards",
+    "score": "vrm.scoring",
     "wrap": "vrm.wrappers",
 }
 __all__ = sorted(_HOMES)

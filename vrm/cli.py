@@ -20,6 +20,9 @@ commands:
   probe      is this sentence a good reward?  vrm probe --task humanoid_kneeling --goal "a robot on its knees"
   demo       all of it on one page, in minutes
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
+  score      score videos against prompts:    vrm score gen/ --prompt "a robot kneels" --out scores
+  report     look at scores in a browser:     vrm report scores
+  benchmark  agreement with human choices:    vrm benchmark FORMAT PATH
 
 `vrm COMMAND --help` says more.
 """
@@ -28,12 +31,15 @@ commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], None]] = {
+    commands: dict[str, Callable[[list[str]], int | None]] = {
         "train": _train,
         "evaluate": _evaluate,
         "probe": _probe,
         "demo": _demo,
         "pretrain": _pretrain,
+        "score": _score,
+        "report": _report,
+        "benchmark": _benchmark,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -41,13 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] not in commands:
             raise UnknownNameError("command", arguments[0], commands)
-        commands[arguments[0]](arguments[1:])
+        return commands[arguments[0]](arguments[1:]) or 0
     except VrmError as error:
         print(f"vrm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _train(arguments: list[str]) -> None:
@@ -127,6 +132,43 @@ def _pretrain(arguments: list[str]) -> None:
             print(f"{value:.3f}  {name}")
 
     run_hydra("pretrain", arguments, start)
+
+
+def _score(arguments: list[str]) -> int:
+    from vrm.scoring.command import run
+
+    return run(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("vrm report", description="One page about the scores in one or more folders.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="what `vrm score --out DIR` wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first folder)")
+    given = parser.parse_args(arguments)
+    if given.out is not None and given.out.suffix != ".html":
+        parser.error(f"--out must end in .html, got {str(given.out)!r}")
+    from vrm.scoring.report import write_report
+
+    print(f"report: {write_report(given.folders, given.out)}")
+
+
+def _benchmark(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("vrm benchmark", description="Do scores agree with human choices?")
+    parser.add_argument("format", help="layout of the benchmark, or auto; an unknown one lists all")
+    parser.add_argument("path", type=Path, help="its local folder or file")
+    judge = parser.add_mutually_exclusive_group(required=True)
+    judge.add_argument("--reward", metavar="NAME", help="score the videos with this reward")
+    judge.add_argument("--scores", metavar="FILE", help="scores made elsewhere")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the figures and scores")
+    parser.add_argument("--encoder", default="vrm-sim", metavar="NAME", help="what the reward is built on")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="decoding processes")
+    given = parser.parse_args(arguments)
+    from vrm.scoring.benchmark import run_benchmark
+
+    settings = {"encoder": given.encoder, "workers": given.workers} if given.reward else {}
+    run_benchmark(
+        given.format, given.path, reward=given.reward, scores=given.scores, out=given.out, **settings
+    ).print()  # fmt: skip
 
 
 def _say_result(result: dict[str, float]) -> None:

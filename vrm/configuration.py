@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vrm.agents.run import RunFolder
 from vrm.errors import UnknownNameError, VrmError
@@ -139,6 +141,97 @@ def build_reward(config: Config) -> RewardModel:
     encoder = instantiate(config["encoder"])
     reward: RewardModel = instantiate(config["reward"])(encoder)
     return reward
+
+
+def build_rewards(
+    names: Sequence[str],
+    encoder: str = "vrm-sim",
+    *,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    has_prompts: bool = True,
+) -> dict[str, RewardModel]:
+    """Build rewards that judge videos, all on one encoder.
+
+    Args:
+        names: of ``configs/reward``, or paths of saved rewards (``.safetensors``), which keep their own encoder.
+        encoder: a name of ``configs/encoder`` or what :func:`vrm.load_encoder` takes.
+        device: where encoders run; None for what the configuration says.
+        overrides: ``KEY=VALUE`` settings of ``configs/score.yaml``; ``NAME.KEY=VALUE`` is for one of the rewards.
+        has_prompts: whether every video comes with a prompt. If not, rewards that read one are refused.
+
+    Returns:
+        The rewards by name; a saved one by its file's name without suffix.
+
+    Raises:
+        VrmError: if a name or setting is unknown, named twice, or a reward cannot be built.
+    """
+    from vrm.encoders import Encoder
+    from vrm.rewards import load_reward
+
+    loaded: Encoder | None = None
+    found: dict[str, RewardModel] = {}
+    for name in names:
+        is_file = name.endswith(".safetensors")
+        if not is_file and name not in list_options("reward"):
+            raise UnknownNameError("reward", name, list_options("reward"), "Or the path of a .safetensors file.")
+        label = Path(name).stem if is_file else name
+        if label in found:
+            raise VrmError(f"Two rewards are named {label!r}; rename one, so that their rows can be told apart.")
+        if is_file:
+            found[label] = load_reward(name)
+            for module in found[label].modules():
+                if isinstance(module, Encoder) and device is not None:
+                    module.to(device)
+            continue
+        config = _compose_for_scoring(name, encoder, device, [_for_reward(name, names, o) for o in overrides])
+        if has_prompts:
+            config.task.goal = "the prompt"  # stands for each video's own
+        elif OmegaConf.is_missing(config.task, "goal") and "task.goal" in str(OmegaConf.to_yaml(config.reward)):
+            raise VrmError(
+                f"Reward {name!r} compares videos with a prompt, but none is given; pass --prompt or others."
+            )
+        with _one_sentence(f"Reward {name!r} cannot be built"):
+            loaded = instantiate(config.encoder) if loaded is None else loaded
+            found[label] = instantiate(config.reward)(loaded)
+    return found
+
+
+def _compose_for_scoring(name: str, encoder: str, device: str | None, overrides: Sequence[str]) -> DictConfig:
+    is_option = encoder in list_options("encoder")
+    group = [f"encoder={encoder}"] if is_option else []
+    with (
+        _one_sentence(f"Settings {list(overrides)} do not fit"),
+        hydra.initialize_config_module("vrm.configs", version_base="1.3"),
+    ):
+        config = hydra.compose("score", [f"reward={name}", *group, *(o for o in overrides if o)])
+    if not is_option:
+        config.encoder.name = encoder
+    if device is not None:
+        config.encoder.device = device
+    return config
+
+
+def _for_reward(name: str, names: Sequence[str], override: str) -> str:
+    """Turn ``NAME.KEY=VALUE`` into ``reward.KEY=VALUE`` for this reward, and into nothing for the others."""
+    owner, _, rest = override.partition(".")
+    if owner not in names:
+        return override
+    return f"reward.{rest}" if owner == name else ""
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn the page that Hydra and OmegaConf write about a bad setting into a sentence."""
+    try:
+        yield
+    except VrmError:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, VrmError):
+            raise cause from error
+        raise VrmError(f"{what}: {str(cause).strip().splitlines()[0]}") from error
 
 
 def build_algorithm(config: Config) -> MakeAlgorithm:
