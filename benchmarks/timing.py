@@ -66,6 +66,15 @@ def parse(doc: str | None, seconds: float) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def parse_with(doc: str | None, **numbers: int) -> argparse.Namespace:
+    """Read ``--encoder`` and whole numbers given with their defaults; the module's docstring is the help."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default="vrm-sim", help="what vrm.load_encoder takes (default: %(default)s)")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    return parser.parse_args()
+
+
 def open_encoder(name: str) -> tuple[Encoder, int]:
     """Load an encoder and say which size of frames, in pixels, it reads; end with one sentence if there is none."""
     try:

@@ -22,10 +22,9 @@ PROMPTS = ["a robot kneels", "a pole stands"]
 SCRIPT = """
 import sys
 from pathlib import Path
-from test_resume import score_slowly
+from test_resume import kill_often, score_slowly
 
 print("ready", flush=True)
-score_slowly(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -57,19 +56,20 @@ def whole(videos, tmp_path_factory):
     return outcome.folder / "scores.parquet"
 
 
-def start(videos, out):
+def start(videos, out, call="score_slowly(Path(sys.argv[1]), Path(sys.argv[2]))"):
+    """Run ``call`` in a process of its own, with one thread so that it can fork."""
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(videos), str(out)],
-        env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", SCRIPT + call, str(videos), str(out)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     return process
 
 
 def fork_and_kill(videos, out, delay):
-    """Score in a forked process, which shares the imports, and kill it after a while."""
+    """Score in a forked process, which shares the imports, and kill it after a while; says whether it was killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -82,18 +82,24 @@ def fork_and_kill(videos, out, delay):
     return os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_kill_at_random_points_and_resume(videos, whole, tmp_path, seed):
-    out = tmp_path / "scores"
+def kill_often(videos, out, seed):
+    """Start and kill the same run at eight moments; says how often it was still running."""
     draw = random.Random(seed)
-    killed = 0
-    seen = 0
+    killed = seen = 0
     for _ in range(8):
         killed += fork_and_kill(videos, out, draw.uniform(0.01, 0.35))
         if (out / "run.json").is_file():
             rows = len(read_scores(out))
             assert rows >= seen  # what was committed stays
             seen = rows
+    return killed
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kill_at_random_points_and_resume(videos, whole, tmp_path, seed):
+    out = tmp_path / "scores"
+    with start(videos, out, f"print(kill_often(Path(sys.argv[1]), Path(sys.argv[2]), {seed}))") as clean:
+        killed = int(clean.stdout.read())
     score_slowly(videos, out)
     assert killed >= 2
     assert (out / "scores.parquet").read_bytes() == whole.read_bytes()
