@@ -27,13 +27,11 @@ from PIL import Image
 from timing import parse_with, print_table
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.multimodal import CLIPScore
 from torchvision.transforms import functional as pil
 
 import vrm
-from vrm.encoders import Encoder
-from vrm.encoders.openclip import OpenCLIPEncoder, Preprocess
-from vrm.envs import TASKS
+from vrm.encoders import Encoder, Preprocess
+from vrm.encoders.openclip import OpenCLIPEncoder
 from vrm.frames import from_hwc
 from vrm.rewards import GoalReward
 from vrm.video import FrameSampler, sample_video, write_video
@@ -44,6 +42,8 @@ SAMPLER = FrameSampler.parse("segments:8")
 
 def make_clips(folder: Path, count: int, size: int, frames: int = 80) -> list[str]:
     """Render one fall of the humanoid, and write it with another brightness for each clip."""
+    from vrm.envs import TASKS
+
     env = TASKS["humanoid_kneeling"].make(size=size, quality="full")
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -119,6 +119,7 @@ class CLIPForTorchmetrics(torch.nn.Module):
 
 def torchmetrics_loop(encoder: Encoder) -> Callable[[Iterable[str]], list[float]]:
     """Make the loop around ``CLIPScore``."""
+    from torchmetrics.multimodal import CLIPScore
 
     def processor(images: list[Tensor] | None = None, text: list[str] | None = None, **_: Any) -> dict[str, Tensor]:
         if images is None:
