@@ -18,23 +18,21 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import decord
 import numpy as np
 import torch
-from PIL import Image
 from timing import parse_with, print_table
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import functional as pil
 
 import vrm
 from vrm.encoders import Encoder, Preprocess
-from vrm.encoders.openclip import OpenCLIPEncoder
 from vrm.frames import from_hwc
-from vrm.rewards import GoalReward
 from vrm.video import FrameSampler, sample_video, write_video
+
+if TYPE_CHECKING:  # decoding processes import this file, and need none of these
+    from vrm.encoders.openclip import OpenCLIPEncoder
 
 PROMPT = "a humanoid robot kneeling"
 SAMPLER = FrameSampler.parse("segments:8")
@@ -64,6 +62,8 @@ def random_vit_b32() -> OpenCLIPEncoder:
     """A model of ViT-B/32's size, with random weights."""
     import open_clip
 
+    from vrm.encoders.openclip import OpenCLIPEncoder
+
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32").eval()
     mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
@@ -71,8 +71,10 @@ def random_vit_b32() -> OpenCLIPEncoder:
     return OpenCLIPEncoder("ViT-B-32", model, open_clip.get_tokenizer("ViT-B-32"), 512, preprocess)
 
 
-def prepare(encoder: Encoder, frame: Image.Image) -> Tensor:
-    """Resize, crop and normalise as ``open_clip``'s transform does."""
+def prepare(encoder: Encoder, frame: Any) -> Tensor:
+    """Resize, crop and normalise a PIL image as ``open_clip``'s transform does."""
+    from torchvision.transforms import functional as pil
+
     size = list(encoder.preprocess.size)
     squash = encoder.preprocess.resize_mode == "squash"
     frame = pil.resize(frame, size if squash else size[:1], pil.InterpolationMode.BICUBIC)
@@ -82,13 +84,18 @@ def prepare(encoder: Encoder, frame: Image.Image) -> Tensor:
 
 def read_all(path: str) -> Any:
     """Every frame of a clip ``(T, H, W, 3)``, by decord; then the sampled ones."""
-    frames = decord.VideoReader(path).get_batch(range(len(decord.VideoReader(path)))).asnumpy()
+    import decord
+
+    reader = decord.VideoReader(path)
+    frames = reader.get_batch(range(len(reader))).asnumpy()
     return frames[SAMPLER.indices(np.arange(len(frames)) / 16)]
 
 
 @torch.no_grad()
 def obvious_loop(encoder: Encoder, paths: Iterable[str]) -> list[float]:
     """Decode, prepare and encode clip by clip."""
+    from PIL import Image
+
     text = functional.normalize(encoder.text_features([PROMPT]).float(), dim=-1)
     scores = []
     for path in paths:
@@ -120,6 +127,7 @@ class CLIPForTorchmetrics(torch.nn.Module):
 def torchmetrics_loop(encoder: Encoder) -> Callable[[Iterable[str]], list[float]]:
     """Make the loop around ``CLIPScore``."""
     from torchmetrics.multimodal import CLIPScore
+    from torchvision.transforms import functional as pil
 
     def processor(images: list[Tensor] | None = None, text: list[str] | None = None, **_: Any) -> dict[str, Tensor]:
         if images is None:
@@ -156,6 +164,8 @@ def links(folder: Path, paths: list[str], count: int) -> list[Path]:
 
 def main() -> None:
     """Measure and print."""
+    from vrm.rewards import GoalReward
+
     options = parse_with(__doc__, clips=40, size=512, memory=0, workers=2)
     encoder = random_vit_b32() if options.encoder == "ViT-B-32" else vrm.load_encoder(options.encoder)
     reward = {"goal": GoalReward(encoder, PROMPT)}
