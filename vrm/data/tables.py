@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from vrm.data.records import BenchmarkError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+UNREADABLE = (OSError, ValueError, csv.Error, pa.ArrowException)
 VIDEO_FOLDERS = ("", "videos", "video")
 _HEAVY = (bytes, list, dict)  # cells that hold pictures, structures or conversations
 
@@ -117,18 +118,32 @@ def number(cell: object) -> float:
         return math.nan
 
 
-def _read(path: Path) -> Iterable[Any]:
+def read_rows(path: Path) -> Iterator[Any]:
+    """Stream the rows of a csv, tsv, json, jsonl or parquet file, as written.
+
+    Raises:
+        OSError, ValueError, csv.Error, pyarrow.ArrowException: if it cannot be read; one of :data:`UNREADABLE`.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(10_000):
+                yield from batch.to_pylist()
+        return
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        if suffix == ".json":
+            found = json.load(lines)
+            yield from found if isinstance(found, list) else [found]
+        elif suffix == ".jsonl":
+            yield from (json.loads(line) for line in lines if line.strip())
+        else:
+            yield from csv.DictReader(lines, delimiter="\t" if suffix == ".tsv" else ",", restkey="rest")
+
+
+def _read(path: Path) -> list[Any]:
     try:
-        if path.suffix.lower() == ".parquet":
-            return list(pq.read_table(path).to_pylist())
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                return [json.loads(line) for line in file if line.strip()]
-            if path.suffix.lower() == ".json":
-                found = json.load(file)
-                return found if isinstance(found, list) else [found]
-            return list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", restkey="rest"))
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        return list(read_rows(path))
+    except UNREADABLE as error:
         raise BenchmarkError(f"{str(path)!r} cannot be read as {path.suffix[1:] or 'a table'} ({error}).") from error
 
 

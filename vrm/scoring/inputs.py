@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import json
 import os
@@ -11,9 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from vrm.data.tables import UNREADABLE, read_rows
 from vrm.errors import VrmError
 
 MANIFESTS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -112,19 +109,8 @@ def _read_manifest(path: Path) -> Iterator[Entry]:
 
 def _rows(path: Path) -> Iterator[Any]:
     try:
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(10_000):
-                    yield from batch.to_pylist()
-            return
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".json":
-                yield from json.load(file)
-            elif path.suffix == ".jsonl":
-                yield from (json.loads(line) for line in file if line.strip())
-            else:
-                yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", restkey="")
-    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+        yield from read_rows(path)
+    except UNREADABLE as error:
         if isinstance(error, VrmError):
             raise
         raise InputError(f"Manifest {str(path)!r} cannot be read as {path.suffix[1:]} ({error}).") from error
