@@ -1,11 +1,11 @@
 """Every published layout, written small, with each variant of its labels."""
 
-import csv
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tables import write_csv
 
 from vrm.data import BenchmarkError, PreferenceSet, RatingSet, load_preferences, read_label
 from vrm.errors import UnknownNameError
@@ -21,15 +21,6 @@ def touch(root, *names):
 def write_json(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
-    return path
-
-
-def write_csv(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
     return path
 
 

@@ -11,6 +11,7 @@ import pytest
 from clips import write_clip
 from PIL import Image
 from rich.console import Console
+from tables import write_csv
 from tiny import TinyEncoder
 
 import vrm
@@ -38,17 +39,8 @@ def bench(tmp_path):
                 row = {"path_A": a, "path_B": b, "prompt": f"prompt {prompt}", "VQ": looks, "MQ": motion, "TA": "same"}
                 rows.append({**row, "Overall": WORDS[int(np.sign(total) * (abs(total) > 0.3))]})
     rows[0]["Overall"] = "invalid"
-    write_rows(tmp_path / "bench" / "videogen-rewardbench.csv", rows)
+    write_csv(tmp_path / "bench" / "videogen-rewardbench.csv", rows)
     return tmp_path / "bench", worth
-
-
-def write_rows(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def by_name(result):
@@ -86,7 +78,7 @@ def test_each_dimension_is_compared_with_the_reward_s_own_where_it_has_one(bench
         {"path": path, "score": value.mean(), "vq": value[0], "motion": value[1], "note": "x"}
         for path, value in worth.items()
     ]
-    scores = write_rows(tmp_path / "scores.csv", rows)
+    scores = write_csv(tmp_path / "scores.csv", rows)
     found = by_name(run_benchmark("videogen-rewardbench", root, scores=scores, dimensions={"MQ": "motion"}))
     assert {name: one.scored_by for name, one in found.items()} == {
         "overall": "score",
@@ -140,14 +132,14 @@ def test_scores_that_cannot_be_used_are_refused(bench, tmp_path):
     with pytest.raises(BenchmarkError, match=r"Two scores claim video .*0_0.mp4' under prompt 'prompt 0': 1 and 2"):
         run_benchmark("auto", root, scores={"videos/0_0.mp4": 1.0, "0_0.mp4": 2.0})
     with pytest.raises(BenchmarkError, match="needs columns path and score"):
-        run_benchmark("auto", root, scores=write_rows(tmp_path / "scores.csv", [{"path": "a", "value": 1}]))
+        run_benchmark("auto", root, scores=write_csv(tmp_path / "scores.csv", [{"path": "a", "value": 1}]))
     with pytest.raises(ValueError, match="either a reward to score the videos with or scores made elsewhere"):
         run_benchmark("auto", root)
     with pytest.raises(ValueError, match=r"Settings \['workers'\] need a reward"):
         run_benchmark("auto", root, scores={}, workers=2)
     with pytest.raises(BenchmarkError, match="None of the 48 videos can be scored; the first should be at"):
         run_benchmark("auto", root, reward="goal")
-    unlabelled = write_rows(tmp_path / "pairs.csv", [{"path_a": "a.mp4", "path_b": "b.mp4", "label": ""}])
+    unlabelled = write_csv(tmp_path / "pairs.csv", [{"path_a": "a.mp4", "path_b": "b.mp4", "label": ""}])
     with pytest.raises(BenchmarkError, match="has a usable label or rating"):
         run_benchmark("auto", unlabelled, scores={})
 
@@ -203,7 +195,7 @@ def test_ratings_are_ranked_and_paired_within_their_prompt(tmp_path):
 
 def test_videos_rated_alone_have_correlations_but_no_pairs(tmp_path):
     rows = [{"path": f"{i}.mp4", "prompt": f"prompt {i}", "score": i % 5, "mos_motion": -i} for i in range(20)]
-    file = write_rows(tmp_path / "mos.csv", rows)
+    file = write_csv(tmp_path / "mos.csv", rows)
     result = run_benchmark("table", file, scores=lambda path, prompt: float(prompt.split()[1]), out=tmp_path / "out")
     found = by_name(result)
     assert found["motion"].spearman == pytest.approx(-1)
@@ -214,7 +206,7 @@ def test_videos_rated_alone_have_correlations_but_no_pairs(tmp_path):
 
 def test_pairs_without_prompts_are_clustered_by_pair(tmp_path):
     rows = [{"path_a": f"a{i}.mp4", "path_b": f"b{i}.mp4", "label": "a"} for i in range(6)]
-    file = write_rows(tmp_path / "pairs.csv", rows)
+    file = write_csv(tmp_path / "pairs.csv", rows)
     one = run_benchmark("auto", file, scores=lambda path, prompt: float("a" in path[-6:])).dimensions[0]
     assert (one.clustered_by, one.clusters) == ("pair", 6)
     assert one.agreement.accuracy.heldout == 1
@@ -259,7 +251,7 @@ def filmed(tmp_path):
         }
         for i, (a, b) in enumerate(names)
     ]
-    return write_rows(tmp_path / "set" / "pairs.csv", rows)
+    return write_csv(tmp_path / "set" / "pairs.csv", rows)
 
 
 def test_a_reward_scores_every_distinct_video_once_and_figures_follow(filmed, tmp_path):
