@@ -71,7 +71,8 @@ def _prefix_and_window(model, encoder, folder):
 
 
 def _integer_frames(model, encoder, folder):
-    clips, state = (random_clips() * 255).round().to(torch.uint8), state_for(model, 4, 5)
+    size = encoder.preprocess.size[0]  # any other would be resized, and rounded
+    clips, state = (random_clips(size=size) * 255).round().to(torch.uint8), state_for(model, 4, 5)
     torch.testing.assert_close(model(clips, state=state), model(clips.float() / 255, state=state), **TOLERANCE)
 
 

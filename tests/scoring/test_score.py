@@ -37,8 +37,8 @@ def decoded(monkeypatch):
     import vrm.video.jobs as jobs
 
     paths = []
-    real = jobs.sample_video
-    monkeypatch.setattr(jobs, "sample_video", lambda path, *a, **k: (paths.append(path), real(path, *a, **k))[1])
+    real = jobs.decode_sample
+    monkeypatch.setattr(jobs, "decode_sample", lambda path, *a, **k: (paths.append(path), real(path, *a, **k))[1])
     return paths
 
 

@@ -158,7 +158,7 @@ def test_too_many_frames_are_refused_before_anything_is_decoded(clips, monkeypat
         sample_video(clips / "short_gop.mp4", "all", max_frames=64)
     assert error.value.kind == "too_large"
     assert len(sample_video(clips / "short_gop.mp4", "all,max=64", max_frames=64).frames) == 64
-    monkeypatch.setattr("vrm.video.read.MAX_BYTES", 100_000)
+    monkeypatch.setattr("vrm.video.decoding.MAX_BYTES", 100_000)
     with pytest.raises(DecodeError, match="100 frames of 64x64 pixels"):
         sample_video(clips / "short_gop.mp4", "all")
 

@@ -11,9 +11,10 @@ from codes import encode, ffmpeg, numbers, truth
 from conftest import GOOD, H264
 
 from vrm.video import FrameSampler, read_video, sample_video, video_info, write_video
+from vrm.video.decoding import read_frames
 from vrm.video.indexed import frames_at, scan
 from vrm.video.opening import open_stream
-from vrm.video.read import read_frames
+from vrm.video.read import as_frames
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,19 @@ def test_all_frames_are_those_of_ffmpeg(clips, shown, name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_sparse_frames_are_those_of_ffmpeg(clips, shown, name):
-    index, draw = scan(clips / name), random.Random(name)
+    index, draw, all_frames = scan(clips / name), random.Random(name), read_video(clips / name)
     for count in (1, 1, 1, 2, 2, 3, 5, 8):
         wanted = sorted(draw.choices(range(len(index)), k=count))
-        frames, _ = read_frames(clips / name, index, lambda times, wanted=wanted: wanted)
-        assert_same_pictures(frames, shown(name)[wanted])
+        pictures, _, _ = read_frames(clips / name, index, lambda times, wanted=wanted: wanted)
+        assert_same_pictures(as_frames(pictures), shown(name)[wanted])
+        assert torch.equal(as_frames(pictures), all_frames[wanted])
+
+
+def test_pictures_that_nothing_refers_to_are_left_out(clips, monkeypatch):
+    path, decoded = clips / "long_gop.mp4", []
+    monkeypatch.setattr("vrm.video.indexed._intact", lambda frame, *rest: decoded.append(1) or frame)
+    assert numbers(sample_video(path, "uniform:4", "av").frames) == [0, 33, 66, 99]
+    assert len(decoded) < 75
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -72,7 +81,7 @@ def test_a_far_frame_is_reached_by_seeking(clips, monkeypatch):
         decoded = []
         original = index.position
         monkeypatch.setattr(
-            type(index), "position", lambda self, pts, sought=False: decoded.append(pts) or original(pts, sought)
+            type(index), "position", lambda self, pts, astray=False: decoded.append(pts) or original(pts, astray)
         )
         assert len(list(frames_at(container, stream, index, [3, 90]))) == 2
     assert len(decoded) < 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Self, get_args
 
 import torch
@@ -17,6 +18,9 @@ ResizeMode = Literal["shortest", "longest", "squash"]
 
 class Preprocess(nn.Module):
     """Resize, crop or pad, and normalise, with the model's own numbers.
+
+    uint8 frames are resized in 8 bits, as PIL and so the published pipelines do, which is also many times faster; float
+    frames are not rounded and carry gradients. The two differ by that rounding.
 
     Args:
         size: ``(H, W)`` the tower expects.
@@ -74,9 +78,10 @@ class Preprocess(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Map ``(N, 3, H, W)`` uint8 or float in [0, 1] to normalised ``(N, 3, *size)`` float32."""
-        return (self._fit(to_float(frames)) - self.mean) / self.std
+        return (to_float(self.fit(frames)) - self.mean) / self.std
 
-    def _fit(self, frames: Tensor) -> Tensor:
+    def fit(self, frames: Tensor) -> Tensor:
+        """Resize, crop or pad ``(N, 3, H, W)`` to ``(N, 3, *size)``; uint8 stays uint8, and float stays in [0, 1]."""
         height, width = frames.shape[-2:]
         if (height, width) == self.size:
             return frames
@@ -97,8 +102,14 @@ class Preprocess(nn.Module):
     def _resize(self, frames: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(frames.shape[-2:]) == size:
             return frames
-        resized = functional.interpolate(frames, size, mode=self.interpolation, antialias=True, align_corners=False)
-        return resized.clamp(0, 1)
+        resize = partial(
+            functional.interpolate, size=size, mode=self.interpolation, antialias=True, align_corners=False
+        )
+        if frames.is_floating_point():
+            return resize(frames.float()).clamp(0, 1)
+        if frames.device.type == "cpu":
+            return resize(frames)
+        return resize(frames.float()).round().clamp(0, 255).to(torch.uint8)  # only the CPU has an 8-bit kernel
 
     def _crop_or_pad(self, frames: Tensor) -> Tensor:
         (height, width), (rows, cols) = frames.shape[-2:], self.size
@@ -110,7 +121,8 @@ class Preprocess(nn.Module):
         if height < rows or width < cols:
             top, left = (rows - height) // 2, (cols - width) // 2
             pad = (left, cols - width - left, top, rows - height - top)
-            frames = functional.pad(frames, pad, value=self.fill)
+            fill = self.fill if frames.is_floating_point() else round(255 * self.fill)
+            frames = functional.pad(frames, pad, value=fill)
         return frames
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

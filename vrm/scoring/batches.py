@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vrm.encoders import Encoder
 from vrm.errors import NonFiniteError
-from vrm.frames import to_float
 
 # Matrix kernels are chosen by shape, and another kernel rounds otherwise: the tower always sees this many frames.
 TOWER_BATCH = 32
@@ -58,7 +57,7 @@ class FrameBatcher:
             the encoder gave no numbers for it.
         """
         self._progress[key] = _Progress(len(frames))
-        self._waiting.extend((key, frame) for frame in to_float(frames))
+        self._waiting.extend((key, frame) for frame in frames)
         while len(self._waiting) >= self.batch_size:
             yield from self._step(self.batch_size)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vrm.errors import VrmError
 from vrm.video import Sample, VideoInfo, file_hash
 
-FORMAT = 1  # of the cached files and of what is done to frames before they reach an encoder
+FORMAT = 2  # of the cached files and of what is done to frames before they reach an encoder
 PIXELS = "pixels"
 
 

@@ -7,8 +7,9 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +26,10 @@ from vrm.rewards.segmental import SegmentalReward
 from vrm.scoring.dataset import Row
 from vrm.scoring.features import PIXELS, Clip
 from vrm.scoring.plan import Item
+from vrm.video.decoding import Pictures
+from vrm.video.read import as_frames
 
-CHUNK = 8  # frames resized at once
+CHUNK = 8  # frames squashed at once, because a long clip of large frames would not fit into memory as floats
 MAX_PROMPTS = 100_000  # remembered
 CUT = r"Encoder .* reads \d+ tokens, so the end of"  # how an encoder warns that it does not read all of a text
 PIXEL_SIZE = 64  # side of the squashed frames that rewards see which look at pixels
@@ -36,21 +39,22 @@ Task = tuple[Item, int]  # an item, and which of the rewards is to judge it
 
 @dataclass(frozen=True)
 class Shrink:
-    """Brings frames to the sizes that a run needs; runs in the decoding processes.
+    """Brings decoded pictures to the sizes that a run needs.
 
     Attributes:
-        fits: by name, how frames are fitted to an encoder's tower, without its statistics.
+        fits: by name, how frames are fitted to an encoder's tower.
         pixels: whether small frames are wanted.
     """
 
     fits: dict[str, Preprocess]
     pixels: bool
 
-    def __call__(self, frames: Tensor) -> dict[str, Tensor]:
-        """Map ``(T, 3, H, W)`` uint8 to ``(T, 3, S, S)`` by name; uint8 where the size fits as it is, else float32."""
-        found = {name: _fitted(frames, fit.size, fit) for name, fit in self.fits.items()}
+    def __call__(self, pictures: Pictures) -> dict[str, Tensor]:
+        """Map ``(T, H, W, 3)`` uint8 to ``(T, 3, S, S)`` by name: uint8, but for the small frames, which are float."""
+        frames = as_frames(pictures)
+        found = {name: fit.fit(frames).contiguous() for name, fit in self.fits.items()}
         if self.pixels:
-            found[PIXELS] = _fitted(frames, (PIXEL_SIZE, PIXEL_SIZE), _squash)
+            found[PIXELS] = torch.cat([_squash(chunk) for chunk in torch.split(frames, CHUNK)])
         return found
 
 
@@ -88,8 +92,8 @@ class Judge:
         return (*self.encoders, *((PIXELS,) if self.reads_pixels else ()))
 
     def shrink(self) -> Shrink:
-        """Return what decoding processes do to frames."""
-        return Shrink({key: _without_statistics(e.preprocess) for key, e in self.encoders.items()}, self.reads_pixels)
+        """Return what is done to decoded pictures."""
+        return Shrink({key: deepcopy(e.preprocess).cpu() for key, e in self.encoders.items()}, self.reads_pixels)
 
     def identity(self) -> dict[str, Any]:
         """All that the numbers depend on, as JSON values."""
@@ -220,20 +224,6 @@ def _error(error: Exception) -> Row:
     return {"error_kind": kind, "error": " ".join(str(error).split()) or type(error).__name__}
 
 
-def _without_statistics(preprocess: Preprocess) -> Preprocess:
-    """Resize and crop as the encoder does, and leave the rest to it."""
-    p = preprocess
-    zero, one = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return Preprocess(p.size, zero, one, p.interpolation, p.resize_mode, p.fill, p.floor_crop)
-
-
 def _squash(frames: Tensor) -> Tensor:
     size = (PIXEL_SIZE, PIXEL_SIZE)
     return functional.interpolate(to_float(frames), size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def _fitted(frames: Tensor, size: tuple[int, int], fit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Fit some frames at a time, because a long clip of large frames would not fit into memory as floats."""
-    if tuple(frames.shape[-2:]) == size:
-        return frames
-    return torch.cat([fit(chunk) for chunk in torch.split(frames, CHUNK)])

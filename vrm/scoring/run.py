@@ -86,7 +86,7 @@ def score(
         retry_errors: score rows again that exist with an error.
         engine: "ray" scores on a Ray cluster, see :mod:`vrm.scoring.ray_engine`.
         settings: fields of :class:`vrm.scoring.pipeline.Settings`: ``frames="segments:8"``, ``backend``, ``workers``
-            (0: decode here; more need the usual ``if __name__ == "__main__":``), ``timeout``, ``batch_size``.
+            (0: decode here), ``timeout``, ``batch_size``.
 
     Returns:
         The planned rows, in order: a table of :data:`vrm.scoring.schema.ROW`.

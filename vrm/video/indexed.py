@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 import av
 import numpy as np
@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vrm.errors import DecodeError
-from vrm.video.keyframes import refreshes
+from vrm.video.keyframes import disposable, refreshes
 from vrm.video.matroska import cut_off
 from vrm.video.opening import MAX_PIXELS, open_stream
 
@@ -37,13 +37,13 @@ class IndexMissError(Exception):
     """The decoder gave other frames than the index promised.
 
     Attributes:
-        sought: whether a seek was involved, which may have gone astray while the index is right.
+        astray: whether a seek or a shortcut was taken, which may be at fault while the index is right.
     """
 
-    def __init__(self, sought: bool = False) -> None:
-        """Keep whether a seek was involved."""
-        super().__init__(sought)
-        self.sought = sought
+    def __init__(self, astray: bool = False) -> None:
+        """Keep whether a seek or shortcut was taken."""
+        super().__init__(astray)
+        self.astray = astray
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class FrameIndex:
         entries: key frames in order; empty if the file can only be read from its start.
         claimed: how many frames the container says there are, if that is more than it holds; else None.
         closed: whether no frame refers to anything before the last key frame in front of it.
+        codec: name of the codec, for example "h264".
     """
 
     times: NDArray[np.float64]
@@ -80,6 +81,7 @@ class FrameIndex:
     entries: tuple[EntryPoint, ...] = field(repr=False)
     claimed: int | None
     closed: bool = False
+    codec: str = ""
 
     def __len__(self) -> int:
         """Count the frames."""
@@ -98,7 +100,7 @@ class FrameIndex:
             low, high = (middle + 1, high) if self.entries[middle].first <= position else (low, middle)
         return max(low - 1, 0)
 
-    def position(self, pts: int | None, sought: bool = False) -> int:
+    def position(self, pts: int | None, astray: bool = False) -> int:
         """Find a decoded frame's number.
 
         Raises:
@@ -106,7 +108,7 @@ class FrameIndex:
         """
         place = int(np.searchsorted(self.pts, pts)) if pts is not None else len(self.pts)
         if place == len(self.pts) or self.pts[place] != pts:
-            raise IndexMissError(sought)
+            raise IndexMissError(astray)
         return place
 
 
@@ -138,7 +140,7 @@ def scan(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> FrameInd
     with open_stream(path, max_pixels) as (container, stream):
         packets = _demux(container, stream)
         claimed = _claimed(path, container, stream, packets.stored)
-        seekable = stream.codec_context.codec.canonical_name in SEEKABLE
+        codec = stream.codec_context.codec.canonical_name
         # The tables of these hold presentation times: a decoding time would lead to the key frame before.
         by_pts = {"mp4", "matroska"} & set(container.format.name.split(","))
         base = float(stream.time_base or 0)
@@ -155,7 +157,8 @@ def scan(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> FrameInd
     )
     times = (pts - pts[0]) * base
     last = packets.last_duration * base or (float(times[-1]) / (len(times) - 1) if len(times) > 1 else 0.0)
-    return FrameIndex(times, float(times[-1]) + last, pts, entries if seekable else (), claimed, packets.closed)
+    entries = entries if codec in SEEKABLE else ()
+    return FrameIndex(times, float(times[-1]) + last, pts, entries, claimed, packets.closed, codec)
 
 
 def count_frames(path: str | os.PathLike[str], claimed: int | None = None, max_pixels: int = MAX_PIXELS) -> FrameIndex:
@@ -193,7 +196,8 @@ def frames_at(
         IndexMissError: if the decoder gives other frames than the index promised.
         DecodeError: if a frame on the way is damaged.
     """
-    running = _ordered(container, stream) if index.counted else _matched(container, stream, index)
+    unused = _Unused.of(stream, index, wanted)
+    running = _ordered(container, stream) if index.counted else _matched(container, stream, index, unused)
     at = -1  # number of the last frame decoded
     sought = False
     frame: VideoFrame | None = None
@@ -202,16 +206,57 @@ def frames_at(
         if index.entries and entry > index.entry_for(max(at, 0)) and index.entries[entry].first - at > SEEK_COST:
             container.seek(index.entries[entry].seek, stream=stream)
             sought = True
-            running = _matched(container, stream, index, sought)
+            running = _matched(container, stream, index, unused, sought)
             at = UNKNOWN
         while at < target:
             position, frame = next(running, (-1, None))
-            if frame is None or (at != UNKNOWN and position != at + 1):
-                raise IndexMissError(sought)
+            if frame is None or (at != UNKNOWN and position != unused.next(at)):
+                raise IndexMissError(sought or bool(unused.passed))
             at = position
         if frame is None or at != target:
-            raise IndexMissError(sought)
+            raise IndexMissError(sought or bool(unused.passed))
         yield frame
+
+
+@dataclass
+class _Unused:
+    """Pictures that need no decoding, because nobody wants them and no other picture refers to them.
+
+    Attributes:
+        wanted: time stamps of the frames that are wanted, in ticks; None if every picture is decoded.
+        passed: numbers of the pictures left out so far.
+    """
+
+    wanted: frozenset[int] | None
+    passed: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, stream: VideoStream, index: FrameIndex, wanted: Sequence[int]) -> Self:
+        """Decide whether a stream's pictures can be told apart; they need lengths of 4 bytes, or start codes."""
+        header = stream.codec_context.extradata or b""
+        readable = header[:1] != b"\1" or (len(header) > 4 and header[4] & 3 == 3)
+        able = index.codec == "h264" and bool(index.entries) and readable
+        return cls(frozenset(int(index.pts[number]) for number in wanted) if able else None)
+
+    def take(self, packet: Packet[VideoStream], index: FrameIndex) -> bool:
+        """Say whether a packet can be left out, and remember its number."""
+        if self.wanted is None or not packet.size or packet.pts is None or packet.pts in self.wanted:
+            return False
+        try:
+            number = index.position(packet.pts)
+        except IndexMissError:
+            return False  # it is hidden, so its number is nobody's business
+        if not disposable(bytes(packet)):
+            return False
+        self.passed.add(number)
+        return True
+
+    def next(self, at: int) -> int:
+        """Number of the frame that has to come after ``at``."""
+        at += 1
+        while at in self.passed:
+            at += 1
+        return at
 
 
 def upright(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -297,7 +342,7 @@ def _ordered(container: InputContainer, stream: VideoStream) -> Iterator[tuple[i
 
 
 def _matched(
-    container: InputContainer, stream: VideoStream, index: FrameIndex, sought: bool = False
+    container: InputContainer, stream: VideoStream, index: FrameIndex, unused: _Unused, sought: bool = False
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decode from here to the end, looking up each frame's number; after a seek, from the next key frame on."""
     start: int | None = None
@@ -308,10 +353,12 @@ def _matched(
             if not packet.is_keyframe:
                 continue
             start = packet.pts
+        if unused.take(packet, index):
+            continue
         for frame in packet.decode():
             if start is not None and frame.pts is not None and frame.pts < start:
                 continue  # leads a key frame whose predecessors were not decoded
-            position = index.position(frame.pts, sought)
+            position = index.position(frame.pts, sought or bool(unused.passed))
             yield position, _intact(frame, container, position)
 
 

@@ -1,4 +1,4 @@
-"""Whether a key frame of H.264 or H.265 really is a clean start: containers also call others "key frames"."""
+"""What the units of coded pictures tell: whether a key frame is a clean start, and whether a picture is referred to."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def refreshes(packet: bytes, codec: str) -> bool:
         if kind in _PICTURES[codec]:
             return kind in _REFRESH[codec]
     return False
+
+
+def disposable(packet: bytes) -> bool:
+    """Say whether no other picture refers to this H.264 picture (``nal_ref_idc`` 0 in all its slices; H.264, 7.4.1).
+
+    Args:
+        packet: one coded picture, its units after start codes or 4-byte lengths.
+
+    Example:
+        >>> disposable(bytes([0, 0, 0, 2, 0x01, 0x9A])), disposable(bytes([0, 0, 0, 2, 0x41, 0x9A]))
+        (True, False)
+    """
+    importance = [header >> 5 & 3 for header in _unit_headers(packet) if header & 0x1F in _PICTURES["h264"]]
+    return bool(importance) and not any(importance)
 
 
 def _unit_headers(packet: bytes) -> Iterator[int]:

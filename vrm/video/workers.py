@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from vrm.errors import DecodeError, VrmError
-from vrm.video.jobs import Job, Lasting, Ready, Transform, run_job, serve
-from vrm.video.read import Backend, Sample, check_backend
+from vrm.video.decoding import Backend, Decoded, check_backend
+from vrm.video.jobs import Job, Lasting, Ready, Transform, Transformed, Work, receive, run_job, unprocessed
+from vrm.video.read import Sample
 from vrm.video.sampling import FrameSampler
-
-if TYPE_CHECKING:
-    from multiprocessing.context import ForkServerContext, SpawnContext
 
 Request = tuple[Hashable, str | os.PathLike[str], FrameSampler | str]
 Result = tuple[Hashable, Sample | DecodeError]
+Found = Decoded | Transformed | DecodeError
 SECONDS_PER_SECOND = 1.0  # what a file may take beyond the time limit, for each second it lasts
 START_SECONDS = 300.0  # until a new process must have imported everything
+LARGE = 64 << 20  # bytes of a sample's pictures that are worth importing torch for in the process that has them
+BOOT = "import sys; sys.path[:] = eval(sys.argv[2]); from vrm.video.jobs import main; main(int(sys.argv[1]))"
 
 
 @dataclass
 class _Worker:
     """A process and what it is at."""
 
-    process: BaseProcess
+    process: subprocess.Popen[bytes]
     connection: Connection
     deadline: float
     ready: bool = False
@@ -46,7 +48,7 @@ class _Shared:
     """What the caller's thread and the dispatching thread both touch, under one lock."""
 
     pending: deque[Job] = field(default_factory=deque)
-    finished: deque[Result] = field(default_factory=deque)
+    finished: deque[tuple[Job, Found]] = field(default_factory=deque)
     outstanding: int = 0  # submitted and not yet handed out
     round: int = 0
     woken: bool = False
@@ -67,14 +69,15 @@ class DecodePool:
     With ``workers=0`` everything happens in the caller's process: simple, and without any protection against a
     decoder that hangs or crashes.
 
-    Processes never inherit the caller's state: they fork from a server that has only imported what they need, or are
-    spawned where there is no such server. So a script that uses a pool needs ``if __name__ == "__main__":``.
+    Processes inherit nothing of the caller's state, and import little, so they are there at once.
 
     Args:
         workers: number of processes, 0 for none.
         timeout: seconds that a file may take.
-        transform: applied to the ``(T, 3, H, W)`` uint8 frames inside the process; its result takes their place in
-            the sample. It must be picklable: a function or object of a module.
+        transform: maps ``(T, H, W, 3)`` uint8 pictures to what takes the place of frames in the sample. It must be
+            picklable: a function or object of a module.
+        large: samples of this many bytes or more are transformed in the process that decoded them, smaller ones by
+            whoever takes the results: what the transform needs may take a process seconds to import.
 
     Raises:
         ValueError: if ``workers`` is negative or ``timeout`` not above 0.
@@ -86,23 +89,24 @@ class DecodePool:
         a missing
     """
 
-    def __init__(self, workers: int, *, timeout: float = 60.0, transform: Transform | None = None) -> None:
+    def __init__(
+        self, workers: int, *, timeout: float = 60.0, transform: Transform | None = None, large: int = LARGE
+    ) -> None:
         """Start the processes; they import in the background."""
         if workers < 0:
             raise ValueError(f"A decode pool needs 0 or more workers, got {workers}.")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout}.")
-        _check_picklable(transform)
         self.workers = workers
         self.timeout = timeout
         self.transform = transform
-        self._context = _clean_context(transform)
+        self._work = Work(_pickled(transform), large)
         self._shared = _Shared()
         self._changed = threading.Condition()
         self._crew: list[_Worker] = []
         self._thread: threading.Thread | None = None
         if workers:
-            self._wake_out, self._wake_in = self._context.Pipe(duplex=False)
+            self._wake_out, self._wake_in = Pipe(duplex=False)
             self._crew = [self._start() for _ in range(workers)]
             self._thread = threading.Thread(target=self._dispatch, name="vrm-decode", daemon=True)
             self._thread.start()
@@ -196,7 +200,7 @@ class DecodePool:
         if not self.workers:
             job = shared.pending.popleft()
             shared.outstanding -= 1
-            return job.key, run_job(job, self.transform)
+            return job.key, self._sample(job, run_job(job, self._work))
         with self._changed:
             while not shared.finished:
                 if shared.failure is not None:
@@ -204,10 +208,23 @@ class DecodePool:
                 if shared.closing:
                     raise VrmError("The decode pool was closed while results were awaited.")
                 self._changed.wait()
-            result = shared.finished.popleft()
+            job, found = shared.finished.popleft()
             shared.outstanding -= 1
             self._wake()
-            return result
+        return job.key, self._sample(job, found)
+
+    def _sample(self, job: Job, found: Found) -> Sample | DecodeError:
+        """Transform what has not been transformed."""
+        if isinstance(found, DecodeError):
+            return found
+        if isinstance(found, Transformed):
+            return Sample.of(found.decoded, found.made)
+        if self.transform is None:
+            return Sample.of(found)
+        try:
+            return Sample.of(found, self.transform(found.pictures))
+        except Exception as error:  # as in the process
+            return unprocessed(job, error)
 
     def _forget(self) -> None:
         """Drop all jobs and results: nobody waits for them any more."""
@@ -225,11 +242,16 @@ class DecodePool:
 
     def _start(self) -> _Worker:
         """Spawn a process."""
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs, self.transform), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours, time.monotonic() + START_SECONDS)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, str(theirs.fileno()), repr(sys.path)],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        connection = Connection(ours.detach())
+        with suppress(OSError):  # a process that has died is noticed by its closed connection
+            connection.send(self._work)
+        return _Worker(process, connection, time.monotonic() + START_SECONDS)
 
     def _dispatch(self) -> None:
         """Give out jobs, collect results and watch the clock; runs in a thread of its own."""
@@ -271,7 +293,7 @@ class DecodePool:
     def _receive(self, place: int, worker: _Worker) -> None:
         """Read one message."""
         try:
-            message = worker.connection.recv()
+            message = receive(worker.connection)
         except (EOFError, OSError):
             self._replace(place, worker, "crash")
             return
@@ -288,10 +310,10 @@ class DecodePool:
         _kill(worker)
         if not worker.ready:
             raise VrmError(
-                "A decoding process could not start; a script that uses DecodePool needs "
-                "`if __name__ == '__main__':` around its main part, and its transform must belong to a module."
+                f"A decoding process could not start (exit code {worker.process.returncode}): "
+                f"{sys.executable} -c 'import vrm.video.jobs' may say why."
             )
-        code = worker.process.exitcode
+        code = worker.process.returncode
         self._crew[place] = self._start()
         job = worker.job
         if job is None or job.round != self._shared.round:
@@ -304,28 +326,18 @@ class DecodePool:
         else:
             self._finish(job, DecodeError(f"{job.path} crashed the decoder twice (exit code {code}).", "crash"))
 
-    def _finish(self, job: Job, result: Sample | DecodeError) -> None:
+    def _finish(self, job: Job, result: Found) -> None:
         """Make a result available."""
         with self._changed:
             if job.round == self._shared.round:
-                self._shared.finished.append((job.key, result))
+                self._shared.finished.append((job, result))
                 self._changed.notify_all()
 
 
-def _clean_context(transform: Transform | None) -> ForkServerContext | SpawnContext:
-    """Return how processes start; importing torch once for all of them saves seconds for each."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    module = getattr(transform, "__module__", None)
-    context.set_forkserver_preload(["vrm.video.jobs", *([module] if module and module != "__main__" else [])])
-    return context
-
-
-def _check_picklable(transform: Transform | None) -> None:
-    """Refuse a transform that cannot travel to another process."""
+def _pickled(transform: Transform | None) -> bytes:
+    """Pickle a transform, so that it can travel to another process."""
     try:
-        pickle.dumps(transform)
+        return pickle.dumps(transform)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(f"transform must be a function or object of a module, got {transform!r}: {error}") from error
 
@@ -333,5 +345,5 @@ def _check_picklable(transform: Transform | None) -> None:
 def _kill(worker: _Worker) -> None:
     """End a process for certain."""
     worker.process.kill()
-    worker.process.join()
+    worker.process.wait()
     worker.connection.close()
