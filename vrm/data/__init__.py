@@ -1,5 +1,8 @@
-"""What people said about videos: preference pairs and ratings, read from local folders."""
+"""What people made: demonstrations, and preferences and ratings of videos, read from local folders."""
 
+from vrm.data.demo_files import load_demos as load_demos
+from vrm.data.demos import Demo as Demo
+from vrm.data.demos import DemoError as DemoError
 from vrm.data.preferences import FORMATS as FORMATS
 from vrm.data.preferences import load_preferences as load_preferences
 from vrm.data.records import OVERALL as OVERALL
