@@ -17,6 +17,7 @@ from vrm.frames import from_hwc
 from vrm.rewards import RewardModel
 from vrm.wrappers import FrameCapture, RewardWrapper
 from vrm.wrappers.sb3 import VecRewardWrapper
+from vrm.wrappers.stream import Mode
 
 Floats = NDArray[np.float32]
 Policy = Callable[[NDArray[Any]], NDArray[Any]]  # observations (N, ...) to actions (N, ...)
@@ -66,7 +67,7 @@ class Examiner:
 
     Args:
         task: what to play; its episodes all have ``task.episode_steps`` steps.
-        reward: the model that pays.
+        reward: the model that pays, at every step or, if it needs the future, for whole episodes at their end.
         size: pixels of the frames it sees.
         lanes: how many episodes are played at once.
     """
@@ -74,7 +75,7 @@ class Examiner:
     def __init__(self, task: TextGoalTask, reward: RewardModel, size: int, lanes: int = 10) -> None:
         """Build the environments."""
         self.task = task
-        self.venv = VecRewardWrapper(make_envs(task, lanes, size), reward)
+        self.venv = VecRewardWrapper(make_envs(task, lanes, size), reward, mode=_mode(reward))
 
     def play(self, policy: Policy, episodes: int, seed: int) -> Episodes:
         """Play at least ``episodes`` episodes from ``seed`` and return exactly that many."""
@@ -93,9 +94,9 @@ class Examiner:
             rewards.append(reward)
             true.append([info["env_reward"] for info in infos])
             success.append([info["success"] for info in infos])
-        return Episodes(
-            np.array(rewards, np.float32).T, np.array(true, np.float32).T, np.array(success, dtype=np.bool_).T
-        )
+        labels = [info["episode_rewards"] for info in infos if "episode_rewards" in info]  # all end at the last step
+        paid = np.stack(labels) if labels else np.array(rewards, np.float32).T
+        return Episodes(paid, np.array(true, np.float32).T, np.array(success, dtype=np.bool_).T)
 
     def close(self) -> None:
         """Close the environments."""
@@ -123,7 +124,8 @@ def film(policy: Policy, task: TextGoalTask, reward: RewardModel, size: int, see
     The reward model sees the frames it always sees; a second copy of the environment, stepped by the same actions
     from the same seed, is rendered large.
     """
-    env, viewer = RewardWrapper(FrameCapture(task.make(size=size)), reward), task.make_for_viewing()
+    env = RewardWrapper(FrameCapture(task.make(size=size)), reward, mode=_mode(reward))
+    viewer = task.make_for_viewing()
     observation, info = env.reset(seed=seed)
     viewer.reset(seed=seed)
     frames: list[Any] = [viewer.render()]
@@ -135,9 +137,14 @@ def film(policy: Policy, task: TextGoalTask, reward: RewardModel, size: int, see
         frames.append(viewer.render())
         rewards.append(float(value))
         success.append(info["success"])
+    rewards[1:] = info.get("episode_rewards", rewards[1:])
     env.close()
     viewer.close()
     return Film(from_hwc(np.stack(frames)), np.array(rewards, np.float32), np.array(success, dtype=np.bool_))
+
+
+def _mode(reward: RewardModel) -> Mode:
+    return "step" if reward.causal else "episode_end"
 
 
 def random_clips(task: TextGoalTask, size: int, episodes: int, seed: int) -> Tensor:

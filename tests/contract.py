@@ -13,6 +13,7 @@ from vrm import load_reward
 from vrm.encoders import Encoder
 from vrm.errors import FrameError, PromptError
 from vrm.rewards import RewardModel
+from vrm.rewards.base import TERMINATED
 
 Factory = Callable[[Encoder], RewardModel]
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
@@ -132,6 +133,9 @@ def _features_stand_in_for_pixels(model, encoder, folder):
     with encoder.supply(empty, encoder.encode_image(clips.flatten(0, 1)).unflatten(0, (4, 5))):
         torch.testing.assert_close(model(empty, state=state), model(clips, state=state), **TOLERANCE)
         torch.testing.assert_close(model.score(empty, state=state), model.score(clips, state=state), **TOLERANCE)
+        if model.causal:
+            expected = model.latest(clips, state=state)
+            torch.testing.assert_close(model.latest(empty, state=state), expected, **TOLERANCE)
 
 
 def _saves_and_loads(model, encoder, folder):
@@ -154,9 +158,13 @@ def _refuses_wrong_calls(model, encoder, folder):
         model(random_clips() * 255, state=state)
     with pytest.raises(PromptError, match="one text per clip"):
         model(random_clips(), goals=["only one"], state=state)
+    if not model.takes_goals:
+        with pytest.raises(PromptError, match="reads no text"):
+            model(random_clips(), goals=["a sentence"] * 4, state=state)
     for key in model.state_keys:
-        with pytest.raises(ValueError, match=f"reads state '{key}'"):
-            model(random_clips(), state={k: v for k, v in state.items() if k != key})
+        if key != TERMINATED:
+            with pytest.raises(ValueError, match=f"reads state '{key}'"):
+                model(random_clips(), state={k: v for k, v in state.items() if k != key})
         with pytest.raises(ValueError, match="NaN or infinity"):
             model(random_clips(), state={**state, key: torch.full((4, 5), float("nan"))})
 

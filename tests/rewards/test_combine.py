@@ -109,7 +109,7 @@ def test_one_encoder_call_however_many_parts():
     assert encoder._memo is None
 
 
-def test_online_use_embeds_only_the_frames_that_are_looked_at():
+def test_online_use_embeds_every_frame_once_however_far_a_part_looks_back():
     encoder = TinyEncoder()
     reward = Product({"goal": GoalReward(encoder, GOAL), "steady": StateSteadiness("x", 1, window=10)})
     stream = vrm.RewardStream(reward, num_envs=2)
@@ -117,7 +117,7 @@ def test_online_use_embeds_only_the_frames_that_are_looked_at():
     stream.begin(random_clips(frames=1)[:2, 0], state)
     for _ in range(12):
         stream.push(random_clips(frames=1)[:2, 0], torch.zeros(2, dtype=torch.bool), state)
-    assert encoder.calls == [2] * 12
+    assert encoder.calls == [4] + [2] * 11  # the frames of the reset with the first step's
 
 
 def test_parts_share_the_encoder_and_keep_their_calibration(encoder, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from histories import STRETCH, long_histories, shaped
 from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny import BASELINE, GOAL, RisingReward, TinyEncoder, make_cartpole
 
@@ -16,7 +17,6 @@ from vrm.rewards import GoalReward, StateSteadiness, StateValue, Sum
 from vrm.wrappers import FrameCapture, RewardWrapper, VecRewardWrapper, VectorRewardWrapper
 
 NUM_ENVS, STEPS, SEED, LIMIT = 3, 40, 7, 14
-STRETCH = 20.0  # makes one frame's difference large against the tolerance
 
 
 def one_frame(encoder):
@@ -57,7 +57,7 @@ def make():
 
 
 def record(i, steps=STEPS):
-    """Episodes of environment ``i``, each as (frames, positions, lengths) from a single environment."""
+    """Episodes of environment ``i``, each as (frames, positions, terminated) from a single environment."""
     env, episodes, taken = make(), [], 0
     _, info = env.reset(seed=SEED + i)
     while taken < steps:
@@ -67,7 +67,7 @@ def record(i, steps=STEPS):
             frames.append(info["frame"])
             places.append(info["position"])
             done, step = terminated or truncated, step + 1
-        episodes.append((from_hwc(np.stack(frames)), places))
+        episodes.append((from_hwc(np.stack(frames)), places, terminated))
         taken += step
         _, info = env.reset()
     return episodes
@@ -76,9 +76,10 @@ def record(i, steps=STEPS):
 def by_forward(model, episodes):
     """``r[:, 1:]`` of each episode as one clip, in order."""
     paid = []
-    for frames, places in episodes:
+    for frames, places, terminated in episodes:
         rewarded = torch.tensor([[0.0] + [1.0] * (len(places) - 1)])
-        state = {"position": torch.tensor([places], dtype=torch.float32), "env_reward": rewarded}
+        ended = torch.tensor([[0.0] * (len(places) - 1) + [float(terminated)]])
+        state = {"position": torch.tensor([places], dtype=torch.float32), "env_reward": rewarded, "terminated": ended}
         paid += model(frames[None], state=state)[0, 1:].tolist()
     return paid
 
@@ -88,7 +89,7 @@ def trajectories():
     return [record(i) for i in range(NUM_ENVS)]
 
 
-@pytest.fixture(params=[one_frame, three_frames], ids=lambda build: build.__name__)
+@pytest.fixture(params=[one_frame, three_frames, long_histories, shaped], ids=lambda build: build.__name__)
 def model(request, encoder):
     return request.param(encoder)
 
@@ -106,22 +107,25 @@ def assert_prefix(paid, expected):
 
 def test_the_trajectories_can_tell_wrong_terminal_frames(model, trajectories):
     """Episodes differ in length, and an episode's end looks unlike the next one's start."""
-    lengths = [len(places) - 1 for episodes in trajectories for _, places in episodes]
+    lengths = [len(places) - 1 for episodes in trajectories for _, places, _ in episodes]
     assert LIMIT in lengths
     assert len(set(lengths)) > 2
+    assert {terminated for episodes in trajectories for *_, terminated in episodes} == {True, False}
     for episodes in trajectories:
-        for (frames, places), (following, _) in pairwise(episodes):
-            wrong = (torch.cat([frames[:-1], following[:1]]), places)
-            assert abs(by_forward(model, [(frames, places)])[-1] - by_forward(model, [wrong])[-1]) > 1e-3
+        for (frames, *rest), (following, *_) in pairwise(episodes):
+            wrong = (torch.cat([frames[:-1], following[:1]]), rest[0], False)
+            right = (frames, rest[0], False)
+            assert abs(by_forward(model, [right])[-1] - by_forward(model, [wrong])[-1]) > 1e-3
 
 
 def test_stream(model, trajectories, expected):
     stream, paid = vrm.RewardStream(model, num_envs=1), []
-    for frames, places in trajectories[0]:
-        stream.begin(frames[:1], [{"position": places[0], "env_reward": 0.0}])
+    for frames, places, terminated in trajectories[0]:
+        stream.begin(frames[:1], [{"position": places[0], "env_reward": 0.0, "terminated": 0.0}])
         for t in range(1, len(places)):
-            done = torch.tensor([t == len(places) - 1])
-            paid.append(stream.push(frames[t : t + 1], done, [{"position": places[t], "env_reward": 1.0}]).item())
+            last = t == len(places) - 1
+            state = {"position": places[t], "env_reward": 1.0, "terminated": float(last and terminated)}
+            paid.append(stream.push(frames[t : t + 1], torch.tensor([last]), [state]).item())
     np.testing.assert_allclose(paid, expected[0], atol=1e-5)
 
 
@@ -214,7 +218,7 @@ def test_torchrl(model, num_envs):
             frames = torch.cat([steps["pixels"][start + 1][None], steps["next", "pixels"][start + 1 : end + 1]])
             first = steps["position"][start + 1].reshape(1)
             places = torch.cat([first, steps["next", "position"][start + 1 : end + 1].flatten()])
-            episodes.append((frames.movedim(-1, -3), places.tolist()))
+            episodes.append((frames.movedim(-1, -3), places.tolist(), steps["next", "terminated"][end].item()))
         paid = steps["next", "reward"].flatten()[: ends[-1] + 1]
         np.testing.assert_allclose(paid, by_forward(model, episodes), atol=1e-5)
     slim = TransformedEnv(SerialEnv(num_envs, make_torch), RewardTransform(model))

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from histories import long_histories, shaped
 from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
@@ -26,7 +27,7 @@ def three_frames(encoder):
     return Sum(parts, weights={"rise": 20.0})
 
 
-WINDOWS = pytest.mark.parametrize("build", [one_frame, three_frames])
+WINDOWS = pytest.mark.parametrize("build", [one_frame, three_frames, long_histories, shaped])
 
 
 def make_venv(continuous=False, num_envs=2, limit=LIMIT):

@@ -6,7 +6,8 @@ import inspect
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +24,7 @@ from vrm.frames import check_frames
 
 Goals = Sequence[str] | None
 State = Mapping[str, Tensor] | None
+TERMINATED = "terminated"  # state that wrappers fill from a step's flags; where it is missing, nothing has terminated
 Terms = dict[str, Tensor]
 Encoders = Encoder | Mapping[str, Encoder] | None
 
@@ -42,6 +44,8 @@ class RewardModel(nn.Module, ABC):
         range: the closed interval that rewards lie in before any calibration.
         reads_pixels: whether terms look at the frames themselves; a reward that says no sees them through encoder
             features only, which may then be handed over in their place (:meth:`vrm.encoders.Encoder.supply`).
+        takes_goals: whether texts given per call mean anything; a reward whose goal is what it was made from says no,
+            and refuses them.
     """
 
     window: int = 1
@@ -50,6 +54,7 @@ class RewardModel(nn.Module, ABC):
     differentiable: bool = True
     range: tuple[float, float] = (-float("inf"), float("inf"))
     reads_pixels: bool = True
+    takes_goals: bool = True
 
     @property
     def state_keys(self) -> tuple[str, ...]:
@@ -206,6 +211,8 @@ def check_call(clips: Tensor, goals: Goals, state: State, state_keys: Sequence[s
     if goals is not None and (isinstance(goals, str) or len(goals) != len(clips)):
         raise PromptError(f"goals must hold one text per clip ({len(clips)} here), got {goals!r}.")
     for key in state_keys:
+        if key == TERMINATED and (state is None or key not in state):
+            continue
         if state is None or key not in state:
             given = sorted(state) if state else "none"
             raise ValueError(f"This reward reads state {key!r} for every frame; state given: {given}.")
@@ -225,6 +232,23 @@ def encode_frames(encoder: Encoder, clips: Tensor) -> Tensor:
         return features.reshape(*frames.shape[:2], -1).to(frames.device)
 
     return encoder.memoized(clips, embed)
+
+
+@contextmanager
+def supply_part(reward: RewardModel, clips: Tensor, part: Tensor, place: tuple[Any, ...]) -> Iterator[None]:
+    """Where an encoder of ``reward`` was given features for ``clips``, give it those of ``part = clips[place]``.
+
+    Args:
+        reward: about to be asked for ``part``.
+        clips: ``(B, T, 3, H, W)``.
+        part: ``(B', T', 3, H, W)``.
+        place: index of the first two axes that picks ``part`` out of ``clips``.
+    """
+    with ExitStack() as stack:
+        for encoder in (module for module in reward.modules() if isinstance(module, Encoder)):
+            if (features := encoder.supplied(clips)) is not None:
+                stack.enter_context(encoder.supply(part, features[place]))
+        yield
 
 
 def raw_percentiles(batches: Iterable[Tensor], low: float, high: float) -> tuple[float, float]:

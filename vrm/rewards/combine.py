@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import product
 from typing import Any, Literal, Self
 
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vrm.encoders import Encoder
 from vrm.errors import UnknownNameError
-from vrm.rewards.base import Encoders, Goals, RewardModel, State, Terms, check_call, from_spec, to_spec
+from vrm.rewards.base import Encoders, Goals, RewardModel, State, Terms, check_call, from_spec, supply_part, to_spec
 
 Range = tuple[float, float]
 
@@ -50,6 +50,7 @@ class _Composite(RewardModel):
         self.causal = all(part.causal for _, part in self._items())
         self.differentiable = any(part.differentiable for _, part in self._items())
         self.reads_pixels = any(part.reads_pixels for _, part in self._items())
+        self.takes_goals = any(part.takes_goals for _, part in self._items())
         clip = any(part.granularity == "clip" for _, part in self._items())
         self.granularity: Literal["frame", "clip"] = "clip" if clip else "frame"
 
@@ -67,16 +68,23 @@ class _Composite(RewardModel):
         """Every part's terms as ``{"part/term": (B, T)}``."""
         check_call(clips, goals, state, self.state_keys)
         with self._one_call_per_encoder():
-            return _prefixed((name, part.terms(clips, goals, state)) for name, part in self._items())
+            return _prefixed(
+                (name, part.terms(clips, self._goals_of(part, goals), state)) for name, part in self._items()
+            )
 
     def latest(self, clips: Tensor, goals: Goals = None, state: State = None) -> Terms:
         """The terms of the last frame; each part sees only as many frames as its own window."""
         check_call(clips, goals, state, self.state_keys)
         tails = {part.window: _tail(clips, part.window) for _, part in self._items()}
         states = {w: None if state is None else {k: _tail(v, w) for k, v in state.items()} for w in tails}
-        found = ((name, part, part.window) for name, part in self._items())
+        found = []
         with self._one_call_per_encoder():
-            return _prefixed((name, part.latest(tails[w], goals, states[w])) for name, part, w in found)
+            for name, part in self._items():
+                tail = tails[part.window]
+                recent = (slice(None), slice(-tail.shape[1], None))
+                with nullcontext() if tail is clips else supply_part(part, clips, tail, recent):
+                    found.append((name, part.latest(tail, self._goals_of(part, goals), states[part.window])))
+        return _prefixed(found)
 
     def dimensions(self, clips: Tensor, goals: Goals = None, state: State = None) -> dict[str, Tensor]:
         """Each part's own score ``(B,)`` under its name, and the dimensions of parts that are composed themselves."""
@@ -84,10 +92,15 @@ class _Composite(RewardModel):
         found: dict[str, Tensor] = {}
         with self._one_call_per_encoder():
             for name, part in self._items():
-                found[name] = part.score(clips, goals, state)
+                own = self._goals_of(part, goals)
+                found[name] = part.score(clips, own, state)
                 if isinstance(part, _Composite):
-                    found |= {f"{name}/{k}": v for k, v in part.dimensions(clips, goals, state).items()}
+                    found |= {f"{name}/{k}": v for k, v in part.dimensions(clips, own, state).items()}
         return found
+
+    def _goals_of(self, part: RewardModel, goals: Goals) -> Goals:
+        """Keep goals from parts that have their own; if no part takes any, the first will refuse them."""
+        return goals if part.takes_goals or not self.takes_goals else None
 
     def _one_call_per_encoder(self) -> ExitStack:
         stack = ExitStack()

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor
 
-from vrm.encoders import Encoder
 from vrm.errors import UnknownNameError
-from vrm.rewards.base import Encoders, Goals, RewardModel, State, Terms, check_call, from_spec, to_spec
+from vrm.rewards.base import Encoders, Goals, RewardModel, State, Terms, check_call, from_spec, supply_part, to_spec
 
 REWARD = "segmental"  # the term that holds the clip's number
 
@@ -194,6 +192,7 @@ class SegmentalReward(RewardModel):
         self.count, self.aggregate, self.options = int(segments), aggregate, options
         self.differentiable = image_reward.differentiable
         self.reads_pixels = image_reward.reads_pixels
+        self.takes_goals = image_reward.takes_goals
         low, high = image_reward.range
         shrinks = aggregate == "tar" and not options.get("normalise", False)
         self.range = (min(low, 0.0), max(high, 0.0)) if shrinks else (low, high)
@@ -273,7 +272,7 @@ class SegmentalReward(RewardModel):
     def _judge(self, clips: Tensor, indices: Tensor, goals: Goals, state: State) -> Terms:
         rows = torch.arange(len(clips), device=clips.device)[:, None]
         picked = clips[rows, indices]
-        with _supplied_for(self.image_reward, clips, picked, (rows, indices)):
+        with supply_part(self.image_reward, clips, picked, (rows, indices)):
             return self.image_reward.terms(picked, goals, state)
 
     def _aggregate(self, values: Tensor, seen: SegmentScores) -> Tensor:
@@ -281,16 +280,6 @@ class SegmentalReward(RewardModel):
 
     def _aggregated(self, seen: SegmentScores) -> dict[str, Tensor]:
         return {name: self._aggregate(values, seen) for name, values in seen.terms.items()}
-
-
-@contextmanager
-def _supplied_for(reward: RewardModel, clips: Tensor, picked: Tensor, place: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Where an encoder was given features for ``clips``, give it those of the ``picked`` frames."""
-    with ExitStack() as stack:
-        for encoder in (module for module in reward.modules() if isinstance(module, Encoder)):
-            if (features := encoder.supplied(clips)) is not None:
-                stack.enter_context(encoder.supply(picked, features[place]))
-        yield
 
 
 def _check_options(aggregate: str, options: Mapping[str, Any], segments: int) -> None:

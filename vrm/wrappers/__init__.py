@@ -16,6 +16,7 @@ from vrm.rewards import GoalReward, RewardModel, load_reward
 from vrm.wrappers.gymnasium import FrameCapture as FrameCapture
 from vrm.wrappers.gymnasium import RewardWrapper as RewardWrapper
 from vrm.wrappers.gymnasium import VectorRewardWrapper as VectorRewardWrapper
+from vrm.wrappers.stream import Mode
 from vrm.wrappers.stream import RewardStream as RewardStream
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def wrap(
     reward: RewardModel | str | Path | None = None,
     encoder: str | Encoder = "vrm-sim",
     keep_frame: bool = False,
+    mode: Mode = "step",
 ) -> Any:
     """Replace the reward of an environment by a goal sentence or a reward model.
 
@@ -55,6 +57,8 @@ def wrap(
         reward: a reward model, or the path of a saved one; or give ``goal``.
         encoder: name of the encoder, or an encoder, for ``goal`` or a saved ``reward``.
         keep_frame: whether the frame stays in ``info``.
+        mode: when rewards are paid: at every ``"step"``; or at ``"episode_end"`` the sum over the episode, which suits
+            rewards that need the future, too.
 
     Returns:
         ``env`` wrapped as :class:`RewardWrapper`, :class:`VectorRewardWrapper`, ``VecRewardWrapper`` or TorchRL's
@@ -64,6 +68,7 @@ def wrap(
         PromptError: unless exactly one of ``goal`` and ``reward`` is given, with prompts that define a reward.
         RenderingError: if the environment does not render RGB arrays.
         TypeError: if ``env`` is none of the above.
+        ValueError: if the reward needs the future and ``mode`` is ``"step"``.
 
     Example:
         >>> import gymnasium as gym
@@ -73,22 +78,22 @@ def wrap(
     model = _reward_model(goal, baseline, alpha, reward, encoder)
     if kind == "env":
         captured = env if _has_capture(env) else FrameCapture(env)
-        return RewardWrapper(captured, model, keep_frame=keep_frame)
+        return RewardWrapper(captured, model, keep_frame=keep_frame, mode=mode)
     if kind == "vector":
         _capture_each(env.unwrapped, gym.vector.SyncVectorEnv)
-        return VectorRewardWrapper(env, model, keep_frame=keep_frame)
+        return VectorRewardWrapper(env, model, keep_frame=keep_frame, mode=mode)
     if kind == "sb3":
         from stable_baselines3.common.vec_env import DummyVecEnv
 
         from vrm.wrappers.sb3 import VecRewardWrapper
 
         _capture_each(env.unwrapped, DummyVecEnv)
-        return VecRewardWrapper(env, model, keep_frame=keep_frame)
+        return VecRewardWrapper(env, model, keep_frame=keep_frame, mode=mode)
     from torchrl.envs import TransformedEnv
 
     from vrm.wrappers.torchrl import RewardTransform
 
-    return TransformedEnv(env, RewardTransform(model, keep_frame=keep_frame))
+    return TransformedEnv(env, RewardTransform(model, keep_frame=keep_frame, mode=mode))
 
 
 def _kind(env: Any) -> str:

@@ -3,12 +3,13 @@
 During collection the algorithm sees the environment's own reward. On-policy rollouts are relabelled when they end,
 with returns and advantages computed again; replay buffers are relabelled before they are sampled. The numbers are those
 that :class:`~vrm.wrappers.sb3.VecRewardWrapper` would have paid step by step.
+
+Rewards that label whole episodes have their place here, too: a replay buffer keeps the transitions of an unfinished
+episode without a reward, and gives out none of them, until the episode's end.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,93 +21,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
-from vrm.frames import from_hwc
 from vrm.rewards.base import RewardModel
-from vrm.wrappers.stream import Clip, History, check_online, read_state, score_clips, take_frame
-
-Infos = Sequence[dict[str, Any]]
-
-
-class RewardQueue:
-    """Frames of finished steps, as uint8, waiting to be scored together.
-
-    Args:
-        model: a causal reward model.
-        venv: the environments, asked for the first frame of each new episode.
-        batch: how many clips are scored at once, and the most that wait.
-
-    Raises:
-        ValueError: if ``batch`` is not positive or ``model`` needs future frames.
-
-    Attributes:
-        target: array ``(rows, num_envs)`` that rewards are written into.
-        episode_sums: summed model reward of the last hundred finished episodes.
-    """
-
-    def __init__(self, model: RewardModel, venv: VecEnv, batch: int = 256) -> None:
-        """Start with no episode known; see :meth:`begin`."""
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}.")
-        self.model = check_online(model)
-        self.batch = batch
-        self.target: NDArray[np.float32] = np.zeros((0, venv.num_envs), dtype=np.float32)
-        self.episode_sums: deque[float] = deque(maxlen=100)
-        self.venv = venv
-        self._history = History(model, venv.num_envs)
-        self._waiting: list[tuple[Clip, int, int, bool]] = []
-        self._running = np.zeros(venv.num_envs)
-        self._paid: list[float] = []
-
-    def begin(self, restart: bool = False) -> None:
-        """Take the first frames of episodes that started by a reset of the whole ``venv``.
-
-        Args:
-            restart: whether all environments were just reset; otherwise only unknown episodes begin.
-        """
-        for i in range(self.venv.num_envs):
-            if restart or i not in self._history:
-                self._begin(i)
-
-    def add(self, row: int, infos: Infos, env_rewards: NDArray[Any], dones: NDArray[Any]) -> None:
-        """Queue one step of every environment, to be paid at ``target[row]``."""
-        for i, info in enumerate(infos):
-            (state,) = read_state(self.model, [{**info, "env_reward": env_rewards[i]}])
-            frame, done = from_hwc(take_frame(info)), bool(dones[i])
-            self._waiting.append((self._history.extend(i, frame, state, done), row, i, done))
-            if done:
-                self._begin(i)
-        if len(self._waiting) >= self.batch:
-            self.flush()
-
-    def flush(self) -> None:
-        """Score what waits and write it into :attr:`target`."""
-        waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting), self.batch):
-            chunk = waiting[start : start + self.batch]
-            rewards, _ = score_clips(self.model, [clip for clip, *_ in chunk])
-            for (_, row, i, done), reward in zip(chunk, rewards.tolist(), strict=True):
-                self.target[row, i] = reward
-                self._account(i, reward, done)
-
-    def take_mean(self) -> float | None:
-        """Mean model reward since the last call, ``None`` if nothing was scored."""
-        paid, self._paid = self._paid, []
-        return float(np.mean(paid)) if paid else None
-
-    def _begin(self, i: int) -> None:
-        if self.model.window > 1:
-            info = {"env_reward": 0.0, **self.venv.unwrapped.reset_infos[i]}
-            (state,) = read_state(self.model, [info])
-            self._history.begin(i, from_hwc(take_frame(info)), state)
-
-    def _account(self, i: int, reward: float, done: bool) -> None:
-        self._paid.append(reward)
-        self._running[i] += reward
-        if done:
-            self.episode_sums.append(float(self._running[i]))
-            self._running[i] = 0.0
+from vrm.wrappers.reward_queue import RewardQueue
 
 
 class DeferredReplayBuffer(ReplayBuffer):
@@ -114,6 +32,10 @@ class DeferredReplayBuffer(ReplayBuffer):
 
     Pass the class as ``replay_buffer_class=DeferredReplayBuffer``, then call :func:`attach_reward`. Pickling scores
     what waits and leaves the model out; attach it again after loading.
+
+    Where the model labels whole episodes, ``rewards`` is NaN until an episode's end, and such transitions are never
+    sampled. That holds in a saved buffer, too: an episode that was unfinished then has no end in what is loaded, so its
+    transitions stay unsampled until new ones take their place.
 
     Example:
         >>> algo = SAC("MlpPolicy", venv, replay_buffer_class=DeferredReplayBuffer)  # doctest: +SKIP
@@ -139,12 +61,38 @@ class DeferredReplayBuffer(ReplayBuffer):
         """
         queue, row = self._attached(), self.pos
         super().add(obs, next_obs, action, reward, done, infos)
+        if not queue.model.causal:
+            self.rewards[row] = np.nan
         queue.add(row, infos, reward, done)
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples:
-        """Score what waits, then sample."""
-        self._attached().flush()
-        return super().sample(batch_size, env)
+        """Score what waits, then sample among the transitions that have a reward.
+
+        Raises:
+            RuntimeError: if no reward model is attached, or no transition has a reward yet.
+        """
+        queue = self._attached()
+        queue.flush()
+        drawn = super().sample(batch_size, env)
+        if not drawn.rewards.isnan().any():
+            return drawn
+        if not self.has_rewards():
+            raise RuntimeError(
+                f"No transition in the replay buffer of {self.buffer_size} steps has a reward yet, because no episode "
+                "in it has ended; start learning later, or make the buffer larger than an episode."
+            )
+        found = [_rewarded(drawn)]
+        missing = batch_size - len(found[0].rewards)
+        while missing > 0:  # what is refused is drawn anew, which is uniform over the rest
+            found.append(_rewarded(super().sample(batch_size, env)))
+            missing -= len(found[-1].rewards)
+        columns: Any = (None if c[0] is None else torch.cat(c)[:batch_size] for c in zip(*found, strict=True))
+        return ReplayBufferSamples(*columns)
+
+    def has_rewards(self) -> bool:
+        """Whether any transition has its reward."""
+        filled = self.buffer_size if self.full else self.pos
+        return not bool(np.isnan(self.rewards[:filled]).all())
 
     def _attached(self) -> RewardQueue:
         if self.queue is None:
@@ -161,7 +109,8 @@ class DeferredReplayBuffer(ReplayBuffer):
 class DeferredRewardCallback(BaseCallback):
     """Relabels what an algorithm collects; made by :func:`attach_reward` and passed to ``learn``.
 
-    Logs ``rollout/reward_model_mean`` and ``rollout/reward_model_episode`` (mean sum over an episode).
+    Logs ``rollout/reward_model_mean`` and ``rollout/reward_model_episode`` (mean sum over an episode). With a reward
+    that labels whole episodes, warm-up (``learning_starts``) lasts at least until the first episode has its labels.
     """
 
     def __init__(self, queue: RewardQueue) -> None:
@@ -169,6 +118,7 @@ class DeferredRewardCallback(BaseCallback):
         super().__init__()
         self.queue = queue
         self._env_rewards: list[NDArray[np.float32]] = []
+        self._can_learn = queue.model.causal
 
     def _init_callback(self) -> None:
         if self.training_env is not self.queue.venv:
@@ -194,6 +144,8 @@ class DeferredRewardCallback(BaseCallback):
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, OnPolicyAlgorithm):
             self._relabel(self.model)
+        elif isinstance(self.model, OffPolicyAlgorithm) and not self._can_learn:
+            self._warm_up(self.model)
         mean = self.queue.take_mean()
         if mean is not None:
             self.logger.record_mean("rollout/reward_model_mean", mean)
@@ -202,6 +154,12 @@ class DeferredRewardCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self.queue.flush()
+
+    def _warm_up(self, algo: OffPolicyAlgorithm) -> None:
+        assert isinstance(algo.replay_buffer, DeferredReplayBuffer)
+        self._can_learn = algo.replay_buffer.has_rewards()
+        if not self._can_learn:
+            algo.learning_starts = max(algo.learning_starts, algo.num_timesteps)
 
     def _relabel(self, algo: OnPolicyAlgorithm) -> None:
         buffer = algo.rollout_buffer
@@ -218,15 +176,17 @@ def attach_reward(algo: BaseAlgorithm, reward: RewardModel, batch: int = 256) ->
     Args:
         algo: PPO, A2C …, or SAC, TD3, DQN … made with ``replay_buffer_class=DeferredReplayBuffer``; each single
             environment captures frames with :class:`~vrm.FrameCapture`.
-        reward: a causal reward model; it is never pickled with ``algo``.
-        batch: how many frames are scored at once, and the most that wait as uint8.
+        reward: a reward model, which must be causal for PPO and A2C; it is never pickled with ``algo``.
+        batch: how many frames are scored at once, and the most that wait as pixels; whole episodes of them wait if the
+            reward needs the future and reads pixels.
 
     Returns:
         The callback for ``algo.learn(..., callback=...)``.
 
     Raises:
-        ValueError: if the reward needs future frames, ``algo`` has no environment or another replay buffer, or
-            ``VecNormalize`` would scale rewards by statistics of the environment's.
+        ValueError: if the reward needs future frames and ``algo`` learns from rollouts that end in the middle of
+            episodes, if ``algo`` has no environment or another replay buffer, or if ``VecNormalize`` would scale
+            rewards by statistics of the environment's.
 
     Example:
         >>> algo = PPO("MlpPolicy", make_vec_env(make_env, 4))  # doctest: +SKIP
@@ -239,6 +199,12 @@ def attach_reward(algo: BaseAlgorithm, reward: RewardModel, batch: int = 256) ->
     if normalize is not None and normalize.norm_reward:
         raise ValueError(
             "VecNormalize would scale the model's rewards by statistics of the environment's; use norm_reward=False."
+        )
+    if isinstance(algo, OnPolicyAlgorithm) and not reward.causal:
+        raise ValueError(
+            f"{type(reward).__name__} needs frames from the future to label whole episodes, and the rollouts of "
+            f"{type(algo).__name__} end in the middle of them; use an off-policy algorithm such as SAC, or wrap the "
+            'environments with mode="episode_end".'
         )
     queue = RewardQueue(reward, venv, batch)
     if not isinstance(algo, OnPolicyAlgorithm):
@@ -253,5 +219,13 @@ def _connect(algo: BaseAlgorithm, queue: RewardQueue) -> None:
             f"{type(algo).__name__} holds a {type(buffer).__name__}; "
             "make it with replay_buffer_class=vrm.wrappers.DeferredReplayBuffer."
         )
-    queue.flush()  # what waits belongs to the buffer known so far
-    queue.target, buffer.queue = buffer.rewards, queue
+    if buffer.queue is not None and buffer.queue is not queue:
+        buffer.queue.flush()
+    queue.aim(buffer.rewards)
+    buffer.queue = queue
+
+
+def _rewarded(samples: ReplayBufferSamples) -> ReplayBufferSamples:
+    rows = ~samples.rewards.isnan().squeeze(1)
+    columns: Any = (None if column is None else column[rows] for column in samples)
+    return ReplayBufferSamples(*columns)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from vrm.errors import FrameError, RenderingError
 from vrm.frames import from_hwc
 from vrm.rewards.base import RewardModel
-from vrm.wrappers.stream import RewardStream, StateRow, read_state, take_frame
+from vrm.wrappers.history import StateRow
+from vrm.wrappers.stream import Mode, RewardStream, at_reset, at_step, read_state, take_frame
 
 Frame = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -76,25 +77,32 @@ class RewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """Replaces the reward of one environment by a reward model's.
 
     ``info["env_reward"]`` keeps the original and ``info["reward/<term>"]`` shows each part of the new one.
-    ``terminated`` and ``truncated`` are untouched. State values the model reads come from ``info``.
+    ``terminated`` and ``truncated`` are untouched. State values the model reads come from ``info``, except
+    ``"env_reward"`` and ``"terminated"``, which come from the step itself.
+
+    With ``mode="episode_end"`` all steps but an episode's last are paid 0; the last is paid the sum of what the model
+    gives to all of them, and ``info["episode_rewards"]`` holds those rewards ``(steps,)``.
 
     Args:
         env: an environment with :class:`FrameCapture` somewhere inside.
-        model: a causal reward model.
+        model: a reward model; a causal one unless ``mode`` is ``"episode_end"``.
         keep_frame: whether ``info["frame"]`` stays for the caller.
+        mode: when rewards are paid, ``"step"`` or ``"episode_end"``.
 
     Raises:
         FrameError: at reset, if no frame is captured.
-        ValueError: if a state value that the model reads is missing from ``info``.
+        ValueError: if ``mode`` does not suit the model, or a state value that it reads is missing from ``info``.
 
     Example:
         >>> env = RewardWrapper(FrameCapture(env), model)  # doctest: +SKIP
     """
 
-    def __init__(self, env: gym.Env[Any, Any], model: RewardModel, *, keep_frame: bool = False) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], model: RewardModel, *, keep_frame: bool = False, mode: Mode = "step"
+    ) -> None:
         """Start with no episode."""
         super().__init__(env)
-        self.stream = RewardStream(model, num_envs=1)
+        self.stream = RewardStream(model, num_envs=1, mode=mode)
         self.keep_frame = keep_frame
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -102,7 +110,7 @@ class RewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
         obs, info = self.env.reset(seed=seed, options=options)
         frame = take_frame(info, self.keep_frame)
         if self.stream.needs_reset_frame:
-            state = read_state(self.stream.model, [{"env_reward": 0.0, **info}])
+            state = read_state(self.stream.model, [at_reset(info)])
             self.stream.begin(from_hwc(frame[None]), state)
         return obs, info
 
@@ -112,8 +120,11 @@ class RewardWrapper(gym.Wrapper[Any, Any, Any, Any]):
         info["env_reward"] = float(env_reward)
         frame = take_frame(info, self.keep_frame)
         done = torch.tensor([bool(terminated or truncated)])
-        reward = self.stream.push(from_hwc(frame[None]), done, read_state(self.stream.model, [info]))
+        state = read_state(self.stream.model, [at_step(info, info["env_reward"], terminated)])
+        reward = self.stream.push(from_hwc(frame[None]), done, state)
         info.update({f"reward/{name}": float(value[0]) for name, value in self.stream.terms.items()})
+        if self.stream.episode_rewards:
+            info["episode_rewards"] = self.stream.episode_rewards[0].numpy()
         return obs, float(reward[0]), terminated, truncated, info
 
 
@@ -124,13 +135,18 @@ class VectorRewardWrapper(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
     ``NEXT_STEP`` the step that only resets is paid 0 and begins a new history, and with ``DISABLED`` the caller
     resets. ``info["env_reward"]`` and ``info["reward/<term>"]`` are arrays, as Gymnasium's vector infos are.
 
+    ``mode="episode_end"`` pays as in :class:`RewardWrapper`; ``info["episode_rewards"]`` then is an object array with
+    the rewards ``(steps,)`` of each episode that ended, and None elsewhere.
+
     Args:
         env: vector environment whose sub-environments capture frames, as ``make_vec(..., wrappers=[FrameCapture])``.
-        model: a causal reward model.
+        model: a reward model; a causal one unless ``mode`` is ``"episode_end"``.
         keep_frame: whether ``info["frame"]`` stays for the caller.
+        mode: when rewards are paid, ``"step"`` or ``"episode_end"``.
 
     Raises:
-        ValueError: if there are no environments, or the autoreset mode or a state value is unknown.
+        ValueError: if there are no environments, ``mode`` does not suit the model, or the autoreset mode or a state
+            value is unknown.
         FrameError: at reset, if no frame is captured.
 
     Example:
@@ -139,11 +155,16 @@ class VectorRewardWrapper(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
     """
 
     def __init__(
-        self, env: gym.vector.VectorEnv[Any, Any, Any], model: RewardModel, *, keep_frame: bool = False
+        self,
+        env: gym.vector.VectorEnv[Any, Any, Any],
+        model: RewardModel,
+        *,
+        keep_frame: bool = False,
+        mode: Mode = "step",
     ) -> None:
         """Find out how episodes follow each other."""
         super().__init__(env)
-        self.stream = RewardStream(model, env.num_envs)
+        self.stream = RewardStream(model, env.num_envs, mode)
         self.keep_frame = keep_frame
         if "autoreset_mode" not in env.metadata:
             raise ValueError(
@@ -172,7 +193,9 @@ class VectorRewardWrapper(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
             last = info["final_info"]
             arrived = np.where(done[:, None, None, None], self._frames(last), frames)
         self._begin(frames, info, new_episode)
-        rewards = self._pay(arrived, [last if d else info for d in done], env_rewards, done, ~new_episode)
+        infos = [last if d else info for d in done]
+        rows = [at_step(self._row(infos[i], i), env_rewards[i], terminated[i]) for i in range(self.num_envs)]
+        rewards = self._pay(arrived, rows, done, ~new_episode)
         if self._mode is AutoresetMode.SAME_STEP:
             self._begin(frames, info, done)
         self._over = done
@@ -187,13 +210,10 @@ class VectorRewardWrapper(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
 
     def _begin(self, frames: Frame, info: dict[str, Any], mask: Mask) -> None:
         if self.stream.needs_reset_frame and mask.any():
-            rows = [{"env_reward": 0.0, **self._row(info, i)} for i in range(self.num_envs)]
+            rows = [at_reset(self._row(info, i)) for i in range(self.num_envs)]
             self.stream.begin(from_hwc(frames), self._read(rows, mask), torch.from_numpy(mask))
 
-    def _pay(
-        self, frames: Frame, infos: list[dict[str, Any]], env_rewards: NDArray[Any], done: Mask, paid: Mask
-    ) -> NDArray[np.float64]:
-        rows = [{**self._row(info, i), "env_reward": env_rewards[i]} for i, info in enumerate(infos)]
+    def _pay(self, frames: Frame, rows: list[dict[str, Any]], done: Mask, paid: Mask) -> NDArray[np.float64]:
         state = self._read(rows, paid)
         rewards = self.stream.push(from_hwc(frames), torch.from_numpy(done), state, torch.from_numpy(paid))
         return rewards.double().numpy()
@@ -215,3 +235,8 @@ class VectorRewardWrapper(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
         info["env_reward"], info["_env_reward"] = env_rewards, np.ones(self.num_envs, dtype=bool)
         for name, values in self.stream.terms.items():
             info[f"reward/{name}"], info[f"_reward/{name}"] = values.numpy(), paid.copy()
+        if ended := self.stream.episode_rewards:
+            steps, mask = np.full(self.num_envs, None), np.zeros(self.num_envs, dtype=bool)
+            for i, rewards in ended.items():
+                steps[i], mask[i] = rewards.numpy(), True
+            info["episode_rewards"], info["_episode_rewards"] = steps, mask

@@ -1,65 +1,43 @@
-"""The only place that knows about episodes: per-environment history for online and deferred rewards."""
+"""The one place that knows about episodes: per-environment history for online rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from vrm.errors import FrameError, NonFiniteError
+from vrm.errors import FrameError, UnknownNameError
 from vrm.frames import check_frames
 from vrm.rewards.base import RewardModel, Terms
+from vrm.wrappers.history import Clip, History, Scorer, StateRow
 
-StateRow = dict[str, float]
-Clip = tuple[tuple[Tensor, StateRow], ...]
-
-
-class History:
-    """The last ``window`` frames, with their state values, of the running episode in each environment."""
-
-    def __init__(self, model: RewardModel, num_envs: int) -> None:
-        """Start with no episode running."""
-        self.window = model.window
-        self._clips: list[Clip] = [() for _ in range(num_envs)]
-
-    def begin(self, i: int, frame: Tensor, state: StateRow) -> None:
-        """Start an episode in environment ``i`` at ``frame``."""
-        self._clips[i] = ((frame, state),)
-
-    def extend(self, i: int, frame: Tensor, state: StateRow, done: bool) -> Clip:
-        """Add the frame that environment ``i`` arrived at and return the clip that its reward is about.
-
-        Raises:
-            ValueError: if rewards look back and the episode's first frame was never given.
-        """
-        if self.window > 1 and not self._clips[i]:
-            raise ValueError(
-                f"Environment {i} steps in an episode whose first frame is unknown, but the reward looks back over "
-                f"{self.window} frames; give the frame that reset returned to begin() first."
-            )
-        clip = (*self._clips[i], (frame, state))[-self.window :]
-        self._clips[i] = () if done else clip
-        return clip
-
-    def __contains__(self, i: int) -> bool:
-        """Whether an episode runs in environment ``i`` of which a frame is known."""
-        return bool(self._clips[i])
+Mode = Literal["step", "episode_end"]
+EPISODE_BATCH = 256  # frames of finished episodes scored at once
 
 
 class RewardStream:
     """Feeds one frame per environment and step to a reward model and pays the reward of arriving there.
 
+    With ``mode="episode_end"`` every step is paid 0 until an episode ends; its last step is then paid the sum of what
+    the model gives to the steps of the whole episode. So a model that needs the future can be paid, too. Until then the
+    episode's frames are kept: as features where those are all the model sees of them, else as they are.
+
     Args:
-        model: a causal reward model.
+        model: a reward model; a causal one unless ``mode`` is ``"episode_end"``.
         num_envs: number ``N`` of environments that step together.
+        mode: when rewards are paid, ``"step"`` or ``"episode_end"``.
 
     Raises:
-        ValueError: if ``num_envs`` is not positive or ``model`` needs future frames.
+        ValueError: if ``num_envs`` is not positive or ``model`` needs future frames at every step.
+        UnknownNameError: if there is no such ``mode``.
 
     Attributes:
-        terms: the named parts ``(N,)`` of the last rewards, for ``info``; 0 where nothing was paid.
+        terms: the named parts ``(N,)`` of the last rewards, for ``info``; 0 where nothing was paid. Empty with
+            ``mode="episode_end"``.
+        episode_rewards: with ``mode="episode_end"``, the rewards ``(steps,)`` of each episode that the last
+            :meth:`push` ended, by environment.
 
     Example:
         >>> stream = RewardStream(model, num_envs=2)  # doctest: +SKIP
@@ -67,19 +45,23 @@ class RewardStream:
         >>> rewards = stream.push(frames, done=torch.tensor([False, True]))  # doctest: +SKIP
     """
 
-    def __init__(self, model: RewardModel, num_envs: int) -> None:
+    def __init__(self, model: RewardModel, num_envs: int, mode: Mode = "step") -> None:
         """Start with no history; call :meth:`begin` with the frames that reset returned."""
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}.")
-        self.model = check_online(model)
+        self.model = check_online(model, mode)
         self.num_envs = num_envs
+        self.mode = mode
         self.terms: Terms = {}
-        self._history = History(model, num_envs)
+        self.episode_rewards: dict[int, Tensor] = {}
+        at_end = mode == "episode_end"
+        self._history = History(model, num_envs, whole=at_end)
+        self._scorer = Scorer(model, whole=at_end)
 
     @property
     def needs_reset_frame(self) -> bool:
         """Whether rewards look back, so that an episode's first frame must be given to :meth:`begin`."""
-        return self.model.window > 1
+        return self._history.looks_back
 
     def begin(self, frames: Tensor, state: Sequence[StateRow] | None = None, mask: Tensor | None = None) -> None:
         """Start new episodes: forget history and remember the first frame, which is never paid.
@@ -91,7 +73,7 @@ class RewardStream:
         """
         self._check(frames)
         for i in self._rows(mask):
-            self._history.begin(i, frames[i], _row(self.model, state, i))
+            self._history.begin(i, self._scorer.moment(frames[i], _row(self.model, state, i)))
 
     def push(
         self,
@@ -114,16 +96,30 @@ class RewardStream:
             NonFiniteError: if the model returns NaN or infinity.
         """
         self._check(frames)
-        rows = self._rows(mask)
-        over = done.tolist()
-        clips = [self._history.extend(i, frames[i], _row(self.model, state, i), bool(over[i])) for i in rows]
-        rewards, terms = score_clips(self.model, clips) if rows else (torch.zeros(0), {})
+        over = [bool(d) for d in done.tolist()]
+        clips = {
+            i: self._history.extend(i, self._scorer.moment(frames[i], _row(self.model, state, i)), over[i])
+            for i in self._rows(mask)
+        }
+        if self.mode == "episode_end":
+            return self._pay_episodes(clips, [i for i in clips if over[i]])
+        rows = list(clips)
+        rewards, terms = self._scorer.latest(list(clips.values())) if rows else (torch.zeros(0), {})
         if len(rows) == self.num_envs:
             self.terms = terms
             return rewards
         names = terms or self.terms  # what was paid before stays in info, as 0
         self.terms = {name: self._spread(terms.get(name, torch.zeros(0)), rows) for name in names}
         return self._spread(rewards, rows)
+
+    def _pay_episodes(self, clips: Mapping[int, Clip], ended: list[int]) -> Tensor:
+        self._scorer.embed(moment for clip in clips.values() for moment in (clip[0], clip[-1]))  # the others are
+        found = self._scorer.every([clips[i] for i in ended], EPISODE_BATCH) if ended else []
+        self.episode_rewards = {i: rewards[1:] for i, rewards in zip(ended, found, strict=True)}
+        rewards = torch.zeros(self.num_envs)
+        for i, steps in self.episode_rewards.items():
+            rewards[i] = steps.sum()
+        return rewards
 
     def _spread(self, values: Tensor, rows: list[int]) -> Tensor:
         spread = torch.zeros(self.num_envs)
@@ -139,45 +135,19 @@ class RewardStream:
             raise ValueError(f"Expected one frame for each of {self.num_envs} environments, got {len(frames)}.")
 
 
-@torch.no_grad()
-def score_clips(model: RewardModel, clips: Sequence[Clip]) -> tuple[Tensor, Terms]:
-    """Reward and terms ``(M,)``, on the CPU, of the last frame of each of ``M`` clips, in one call of the model.
-
-    Clips of different lengths are padded at the end with their last frame: a causal reward does not see the future,
-    so the column of a clip's own last frame is what it would be alone.
+def check_online(model: RewardModel, mode: Mode = "step") -> RewardModel:
+    """Return ``model`` if it can be paid at that time.
 
     Raises:
-        NonFiniteError: if the model returns NaN or infinity.
+        ValueError: if it needs frames from the future and is to be paid step by step.
+        UnknownNameError: if there is no such ``mode``.
     """
-    lengths = [len(clip) for clip in clips]
-    longest = max(lengths)
-    padded = [(*clip, *[clip[-1]] * (longest - len(clip))) for clip in clips]
-    frames = torch.stack([torch.stack([frame for frame, _ in clip]) for clip in padded])
-    state = {key: torch.tensor([[row[key] for _, row in clip] for clip in padded]) for key in model.state_keys}
-    if min(lengths) == longest:
-        terms = model.latest(frames, state=state)
-    else:
-        last = torch.tensor(lengths, device=frames.device) - 1
-        terms = {
-            name: values[torch.arange(len(clips), device=values.device), last.to(values.device)]
-            for name, values in model.terms(frames, state=state).items()
-        }
-    rewards = model.combine(terms).cpu()
-    if not torch.isfinite(rewards).all():
-        raise NonFiniteError(f"{type(model).__name__} returned {rewards.tolist()}; rewards must be finite numbers.")
-    return rewards, {name: values.cpu() for name, values in terms.items()}
-
-
-def check_online(model: RewardModel) -> RewardModel:
-    """Return ``model`` if it can be paid step by step.
-
-    Raises:
-        ValueError: if it needs frames from the future.
-    """
-    if not model.causal:
+    if mode not in get_args(Mode):
+        raise UnknownNameError("mode", mode, get_args(Mode))
+    if mode == "step" and not model.causal:
         raise ValueError(
             f"{type(model).__name__} needs frames from the future, so it cannot pay rewards step by step; "
-            "use it for offline scoring."
+            'use mode="episode_end" here, or an off-policy algorithm with vrm.wrappers.attach_reward.'
         )
     return model
 
@@ -194,6 +164,19 @@ def take_frame(info: dict[str, Any], keep: bool = False) -> Any:
             "make_vec(..., wrappers=[vrm.FrameCapture]) or make_vec_env(..., wrapper_class=vrm.FrameCapture)."
         )
     return info["frame"] if keep else info.pop("frame")
+
+
+def at_reset(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reward may read of an episode's first frame: ``info``, no reward yet, and that nothing has ended."""
+    return {"env_reward": 0.0, **info, "terminated": 0.0}
+
+
+def at_step(info: Mapping[str, Any], env_reward: float, terminated: bool) -> dict[str, Any]:
+    """What a reward may read of a frame arrived at: ``info``, the original reward, and whether the episode terminated.
+
+    A time limit is no termination: what lies behind it still has a value.
+    """
+    return {**info, "env_reward": env_reward, "terminated": float(terminated)}
 
 
 def read_state(model: RewardModel, infos: Sequence[Mapping[str, Any]]) -> list[StateRow]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vrm.errors import FrameError, MissingExtraError
 from vrm.rewards.base import RewardModel
-from vrm.wrappers.stream import RewardStream, StateRow, check_online
+from vrm.wrappers.history import StateRow
+from vrm.wrappers.stream import Mode, RewardStream, check_online
 
 try:
     from tensordict import TensorDictBase
@@ -28,13 +29,17 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
     ``RewardSum()`` after it to sum the new reward. The model is no submodule: it neither moves nor saves with the
     environment.
 
+    With ``mode="episode_end"`` all steps but an episode's last are paid 0; the last is paid the sum of what the model
+    gives to all of them.
+
     Args:
-        model: a causal reward model.
+        model: a reward model; a causal one unless ``mode`` is ``"episode_end"``.
         pixels: entry with frames ``(..., H, W, 3)`` uint8, as ``GymEnv(..., from_pixels=True)`` writes.
         keep_frame: whether the pixels stay in the data.
+        mode: when rewards are paid, ``"step"`` or ``"episode_end"``.
 
     Raises:
-        ValueError: if the model needs frames from the future.
+        ValueError: if the model needs frames from the future and is to be paid step by step.
         FrameError: at reset, if there are no pixels in that layout.
 
     Example:
@@ -42,13 +47,15 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
         >>> env = TransformedEnv(env, RewardTransform(model))  # doctest: +SKIP
     """
 
-    def __init__(self, model: RewardModel, pixels: str = "pixels", *, keep_frame: bool = False) -> None:
+    def __init__(
+        self, model: RewardModel, pixels: str = "pixels", *, keep_frame: bool = False, mode: Mode = "step"
+    ) -> None:
         """Name the entries; the history starts at the first reset, when the batch is known."""
         super().__init__(in_keys=[pixels], out_keys=["reward"])
         self.pixels = pixels
         self.keep_frame = keep_frame
-        self._state_keys = check_online(model).state_keys
-        self._new_stream = partial(RewardStream, model)  # hides the model from nn.Module
+        self._state_keys = check_online(model, mode).state_keys
+        self._new_stream = partial(RewardStream, model, mode=mode)  # hides the model from nn.Module
         self._stream: RewardStream | None = None
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
@@ -97,7 +104,7 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
             values = env_reward if key == "env_reward" else tensordict.get(key, None)
             if values is None:
                 raise ValueError(f"The reward reads state {key!r}, but the data has only {sorted(tensordict.keys())}.")
-            columns[key] = values.reshape(-1).tolist()
+            columns[key] = values.reshape(-1).float().tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def transform_observation_spec(self, observation_spec: Any) -> Any:
