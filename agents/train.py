@@ -12,11 +12,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from vrm.agents.callbacks import Chores
+from vrm.agents.online_reward import OnlineRewardCallback
 from vrm.agents.rollouts import Examiner, make_envs, random_clips
 from vrm.agents.run import RunFolder
 from vrm.envs import TextGoalTask
 from vrm.pictures import film_strip
-from vrm.rewards import RewardModel
+from vrm.rewards import Rank2Reward, RewardModel
 from vrm.video import read_video
 from vrm.wrappers.deferred import DeferredReplayBuffer, attach_reward
 
@@ -44,7 +45,8 @@ def train(
 
     Args:
         task: the environment; its own reward is the ground truth and is only logged.
-        reward: pays for every step; saved into the run folder as it is.
+        reward: pays for every step; one that needs the future labels episodes when they end, which off-policy
+            algorithms can wait for. Saved into the run folder as it is.
         make_algorithm: takes an SB3 vector environment (and ``replay_buffer_class`` if off-policy), returns an
             algorithm; for instance ``functools.partial(SAC, "MlpPolicy")``.
         out: the run's folder.
@@ -64,7 +66,7 @@ def train(
 
     Raises:
         CheckpointError: if there is nothing to resume.
-        ValueError: if ``total_steps`` is not positive.
+        ValueError: if ``total_steps`` is not positive, or the reward needs the future and the algorithm is on-policy.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
@@ -80,6 +82,8 @@ def train(
     every = {"eval": eval_every, "checkpoint": checkpoint_every, "video": video_every}
     chores = Chores(run, examiner, reward, total_steps, every, eval_episodes, seed + 10_000, size)
     callbacks = [attach_reward(algo, reward, batch=reward_batch), chores]
+    if isinstance(reward, Rank2Reward):
+        callbacks.insert(0, OnlineRewardCallback(reward, seed=seed))  # before frames are taken
     try:
         if start < total_steps:
             algo.learn(total_steps - start, callback=callbacks, reset_num_timesteps=start == 0, log_interval=10)

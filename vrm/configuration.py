@@ -43,6 +43,7 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
         except (VrmError, InstantiationException) as error:
             failed.append(error)  # Hydra would print it and exit
 
+    arguments = [override for argument in arguments for override in _overrides(argument)]
     check_choices(name, arguments)
     failed: list[Exception] = []
     before = sys.argv
@@ -53,6 +54,14 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
         sys.argv = before
     for error in failed:
         raise error.__cause__ if isinstance(error.__cause__, VrmError) else error
+
+
+def _overrides(argument: str) -> list[str]:
+    """Turn ``reward=FILE.safetensors`` into what Hydra understands, and leave the rest."""
+    key, _, value = argument.partition("=")
+    if key == "reward" and value.endswith(".safetensors"):
+        return ["reward=saved", f"reward.path='{Path(value).absolute()}'"]
+    return [argument]
 
 
 def check_choices(name: str, arguments: Sequence[str]) -> None:
@@ -137,7 +146,11 @@ def build_task(config: Config) -> TextGoalTask:
 
 
 def build_reward(config: Config) -> RewardModel:
-    """Load the encoder and build the reward on it."""
+    """Load the encoder and build the reward on it; or load a saved reward, which brings its own."""
+    from vrm.rewards import load_reward
+
+    if "path" in config["reward"]:
+        return load_reward(config["reward"]["path"])
     encoder = instantiate(config["encoder"])
     reward: RewardModel = instantiate(config["reward"])(encoder)
     return reward

@@ -21,7 +21,7 @@ from vrm.encoders import Encoder, Preprocess
 from vrm.errors import DecodeError, NonFiniteError, VrmError
 from vrm.frames import to_float
 from vrm.rewards import RewardModel
-from vrm.rewards.base import to_spec
+from vrm.rewards.base import TERMINATED, to_spec
 from vrm.rewards.segmental import SegmentalReward
 from vrm.scoring.dataset import Row
 from vrm.scoring.features import PIXELS, Clip
@@ -33,7 +33,7 @@ CHUNK = 8  # frames squashed at once, because a long clip of large frames would 
 MAX_PROMPTS = 100_000  # remembered
 CUT = r"Encoder .* reads \d+ tokens, so the end of"  # how an encoder warns that it does not read all of a text
 PIXEL_SIZE = 64  # side of the squashed frames that rewards see which look at pixels
-STATE_KEYS = ("frame_index", "frame_count")
+STATE_KEYS = ("frame_index", "frame_count", TERMINATED)
 Task = tuple[Item, int]  # an item, and which of the rewards is to judge it
 
 
@@ -171,7 +171,7 @@ class _Member:
             "frame_index": torch.tensor([facts.indices]),
             "frame_count": torch.full((1, count), facts.info.frames),
         }
-        goals = None if prompt is None else [prompt]
+        goals = [prompt] if prompt is not None and reward.takes_goals else None
         # A segmental reward gives every frame the clip's number; the reward inside it has a curve to show.
         curve = reward.image_reward if isinstance(reward, SegmentalReward) else reward
         with ExitStack() as stack:
