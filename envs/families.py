@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from vrm.envs import cartpole, humanoid_facts, inverted_pendulum, mountain_car
+from vrm.envs import cartpole, fetch, fetch_facts, humanoid_facts, inverted_pendulum, mountain_car, reacher
 from vrm.envs.captions import Captioner
 from vrm.envs.humanoid import TextGoalHumanoid
 from vrm.envs.humanoid_sampling import HumanoidSampler
@@ -24,7 +24,7 @@ class Family:
         make: builds the environment; takes ``size``, ``quality``, ``render_mode`` and the family's own options.
         sample: puts an environment into varied states for ever and yields what the captioner reads.
         captioner: writes captions and knows their truth.
-        share: how much of the pre-training frames come from this family.
+        share: how much of the pre-training frames come from this family; 0 where the bundled encoder has not seen it.
     """
 
     name: str
@@ -51,5 +51,8 @@ FAMILIES = {
             inverted_pendulum.CAPTIONER,
             0.07,
         ),
+        Family("reacher", reacher.TextGoalReacher, reacher.sample, reacher.CAPTIONER, 0.0),
+        Family("fetch_reach", fetch.TextGoalFetchReach, fetch_facts.sample, fetch_facts.REACH_CAPTIONER, 0.0),
+        Family("fetch_push", fetch.TextGoalFetchPush, fetch_facts.sample, fetch_facts.PUSH_CAPTIONER, 0.0),
     )
 }

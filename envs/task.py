@@ -122,6 +122,26 @@ _TASKS = (
         ("a pole on a sliding cart balanced upright",), ("a pole on a sliding cart",),
         "the pole is within 0.2 radians of upright", 100,
     ),
+    TextGoalTask(
+        "reacher_reach", "vrm/ReacherReach-v0", "reacher",
+        ("the tip of the two-link arm touches the red target",), ("a two-link arm",),
+        "the fingertip is less than 0.025 m from the target, which always lies in one place", 50,
+    ),
+    TextGoalTask(
+        "reacher_reach_anywhere", "vrm/ReacherReachAnywhere-v0", "reacher",
+        ("the tip of the two-link arm touches the red target",), ("a two-link arm",),
+        "the fingertip is less than 0.025 m from the target, which lies elsewhere each episode", 50, {"target": None},
+    ),
+    TextGoalTask(
+        "fetch_reach", "vrm/FetchReach-v0", "fetch_reach",
+        ("the fingers of the robot arm touch the red ball",), ("a robot arm over a table",),
+        "the point between the finger tips is less than 0.05 m from the ball's centre", 50,
+    ),
+    TextGoalTask(
+        "fetch_push", "vrm/FetchPush-v0", "fetch_push",
+        ("a robot arm has pushed the blue block onto the red spot",), ("a robot arm with a blue block on a table",),
+        "the block's centre is less than 0.05 m from the spot's", 50,
+    ),
 )  # fmt: skip
 TASKS = {task.name: task for task in _TASKS}
 
@@ -169,7 +189,7 @@ def register_tasks() -> None:
     """Register every task with Gymnasium, once."""
     for task in TASKS.values():
         if task.env_id not in gym.registry:
-            options = {"pose": task.name.removeprefix("humanoid_")} if task.family == "humanoid" else {}
+            options = {"pose": task.name.removeprefix("humanoid_")} if task.family == "humanoid" else task.options
             gym.register(
                 task.env_id,
                 entry_point=FAMILIES[task.family].make,

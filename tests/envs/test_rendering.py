@@ -16,8 +16,9 @@ from vrm.envs.humanoid_poses import POSES, show
 from vrm.envs.rendering import FULL_SIZE, Camera
 from vrm.wrappers import FrameCapture
 
-ONE_OF_EACH = pytest.mark.parametrize("name", ["humanoid_kneeling", "cartpole", "mountain_car", "inverted_pendulum"])
-IN_3D = pytest.mark.parametrize("name", ["humanoid_kneeling", "inverted_pendulum"])
+MUJOCO = ["humanoid_kneeling", "inverted_pendulum", "reacher_reach", "fetch_reach", "fetch_push"]
+ONE_OF_EACH = pytest.mark.parametrize("name", ["cartpole", "mountain_car", *MUJOCO])
+IN_3D = pytest.mark.parametrize("name", MUJOCO)
 
 
 @pytest.fixture

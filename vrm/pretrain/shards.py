@@ -38,10 +38,10 @@ class Shard:
 
 
 def plan(frames: int, size: int, seed: int) -> list[Shard]:
-    """Split ``frames`` over the families by their shares, in shards; small shares get at least one."""
+    """Split ``frames`` over the families by their shares, in shards; small shares get at least one, none get none."""
     shards = []
     for family in FAMILIES.values():
-        left = max(1, round(frames * family.share))
+        left = max(1, round(frames * family.share)) if family.share else 0
         for index in range(-(-left // SHARD_FRAMES)):
             shards.append(Shard(family.name, index, min(SHARD_FRAMES, left - index * SHARD_FRAMES), size, seed))
     return shards
