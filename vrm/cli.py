@@ -19,6 +19,9 @@ commands:
   evaluate   play a trained agent:            vrm evaluate runs/RUN --episodes 20
   probe      is this sentence a good reward?  vrm probe --task humanoid_kneeling --goal "a robot on its knees"
   demo       all of it on one page, in minutes
+  record     film a trained agent's episodes: vrm record runs/RUN --out demos
+  fit        a reward from demonstrations:    vrm fit progress demos --out progress.safetensors
+  audit      can this reward be trusted?      vrm audit goal --task humanoid_kneeling
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
   score      score videos against prompts:    vrm score gen/ --prompt "a robot kneels" --out scores
   report     look at scores in a browser:     vrm report scores
@@ -36,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "probe": _probe,
         "demo": _demo,
+        "record": _record,
+        "fit": _fit,
+        "audit": _audit,
         "pretrain": _pretrain,
         "score": _score,
         "report": _report,
@@ -118,6 +124,24 @@ def _demo(arguments: list[str]) -> None:
     from vrm.demo import demo
 
     demo(given.out, steps=given.steps, seed=given.seed)
+
+
+def _record(arguments: list[str]) -> int:
+    from vrm.agents.record import record_command
+
+    return record_command(arguments)
+
+
+def _fit(arguments: list[str]) -> int:
+    from vrm.fit import fit_command
+
+    return fit_command(arguments)
+
+
+def _audit(arguments: list[str]) -> int:
+    from vrm.audit.command import audit_command
+
+    return audit_command(arguments)
 
 
 def _pretrain(arguments: list[str]) -> None:
