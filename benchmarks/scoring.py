@@ -6,13 +6,14 @@
 Also: how near the run comes to its slower half (decoding alone, encoding alone), what the feature cache saves, and
 whether memory stays flat (``--memory 2000 --size 128``: the peak after 500 and after 2,000 clips). Clips are rendered
 humanoids, one group of pictures each, as generators write them. With ``--encoder ViT-B-32`` the model has ViT-B/32's
-size and random weights.
+size and random weights. ``OMP_WAIT_POLICY=PASSIVE``, which ``vrm score`` sets, is set for all sides.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -31,7 +32,7 @@ from vrm.encoders import Encoder, Preprocess
 from vrm.frames import from_hwc
 from vrm.video import FrameSampler, sample_video, write_video
 
-if TYPE_CHECKING:  # decoding processes import this file, and need none of these
+if TYPE_CHECKING:
     from vrm.encoders.openclip import OpenCLIPEncoder
 
 PROMPT = "a humanoid robot kneeling"
@@ -209,4 +210,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,6 +160,8 @@ def _pretrain(arguments: list[str]) -> None:
 
 
 def _score(arguments: list[str]) -> int:
+    # Threads that wait for work in a loop would take the cores from the decoding processes; read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from vrm.scoring.command import run
 
     return run(arguments)

@@ -47,6 +47,8 @@ def row(index: int, path: str | Path, score: float | None, **changes: object) ->
         "sampler": "uniform:8",
         "encoder": "vrm-sim",
         "prompt_truncated": False,
+        "prompt_tokens": 9,
+        "prompt_tokens_read": 9,
     }
     if score is None:
         facts |= {"error_kind": "truncated", "error": f"{path} is cut off after 3 frames."}

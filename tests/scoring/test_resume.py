@@ -158,3 +158,28 @@ def test_another_reward_does_not_mix(videos, tmp_path):
     assert folders[0] == folders[2] == tmp_path / "s"
     assert folders[1] == folders[3] != folders[0]
     assert not read_scores(folders[0])["reward_hash"][0].equals(read_scores(folders[1])["reward_hash"][0])
+
+
+def test_a_video_that_was_replaced_is_scored_again_and_no_other(tmp_path):
+    videos = tmp_path / "videos"
+    write_clips(videos, 3, size=32)
+    names = sorted(videos.iterdir())
+    rewards = {"goal": GoalReward(TinyEncoder(), "x")}
+
+    def scores():
+        outcome = score_plan(make_plan(videos, PROMPTS[0]), rewards, Settings(), tmp_path / "scores")
+        return read_scores(outcome.folder).to_pylist()
+
+    before = scores()
+    calls = rewards["goal"].encoder.calls
+    calls.clear()
+    assert scores() == before
+    assert not calls
+    names[1].write_bytes(names[2].read_bytes())
+    after = scores()
+    assert calls == [32]  # one batch
+    assert [row["path"] for row in after] == [row["path"] for row in before]
+    assert after[0] == before[0]
+    assert after[2] == before[2]
+    assert after[1]["score"] == before[2]["score"] != before[1]["score"]
+    assert after[1]["video_hash"] == before[2]["video_hash"]

@@ -225,6 +225,8 @@ def test_a_prompt_that_is_cut_is_noted_without_a_warning(sim, clips):
     long = " ".join(["a humanoid robot kneeling on the floor"] * 30)
     table = vrm.score(clips[0], GoalReward(sim, "x"), [PROMPTS[0], long], matrix=True)
     assert table["prompt_truncated"].to_pylist() == [False, True]
+    assert table["prompt_tokens"].to_pylist() == sim.count_tokens([PROMPTS[0], long])[0]
+    assert table["prompt_tokens_read"].to_pylist() == [table["prompt_tokens"][0].as_py(), 48]
     assert vrm.score(clips[0], Flicker(), PROMPTS[0])["prompt_truncated"].to_pylist() == [None]
 
 

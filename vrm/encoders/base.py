@@ -56,6 +56,10 @@ class Encoder(nn.Module, ABC):
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Map texts to features ``(M, D)`` of any norm."""
 
+    def count_tokens(self, texts: Sequence[str]) -> tuple[list[int], int] | None:
+        """Length of each text in tokens, and how many the text tower reads; None where the tokenizer does not tell."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -191,8 +195,9 @@ class Encoder(nn.Module, ABC):
         """Stay in evaluation mode: a frozen encoder has no other."""
         return super().train(False)
 
-    def warn_if_cut(self, texts: Sequence[str], lengths: Sequence[int], limit: int) -> None:
-        """Warn about the first of ``texts`` whose length in tokens exceeds ``limit``."""
+    def warn_if_cut(self, texts: Sequence[str]) -> None:
+        """Warn about the first of ``texts`` that is longer than the text tower reads."""
+        lengths, limit = self.count_tokens(texts) or ([0] * len(texts), 0)
         for text, length in zip(texts, lengths, strict=True):
             if length > limit:
                 warnings.warn(

@@ -57,10 +57,13 @@ class HFEncoder(Encoder):
         """Map preprocessed pixels ``(N, 3, S, S)`` to features ``(N, D)`` of any norm."""
         return _pooled(self.model.get_image_features(pixel_values=pixels))  # type: ignore[operator]
 
+    def count_tokens(self, texts: Sequence[str]) -> tuple[list[int], int] | None:
+        """Length of each text in tokens, and how many the text tower reads."""
+        return [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]], self.context_length
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Map texts to features ``(M, D)`` of any norm; warns where a text is longer than the model reads."""
-        lengths = [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]]
-        self.warn_if_cut(texts, lengths, self.context_length)
+        self.warn_if_cut(texts)
         tokens = self.tokenizer(
             list(texts),
             padding="max_length" if self.is_siglip else True,

@@ -15,12 +15,13 @@ import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vrm.encoders.base import Encoder
 from vrm.encoders.preprocess import Preprocess
 from vrm.errors import CheckpointError, UnknownNameError
+from vrm.video import replacing
 
 Config = dict[str, Any]
 
@@ -42,6 +43,7 @@ class OpenCLIPEncoder(Encoder):
         embed_dim: size of the shared space.
         preprocess: the model's own resize, crop and statistics.
         max_batch: the most frames or texts sent through a tower at once.
+        config: OpenCLIP's ``model_cfg`` that ``model`` was built from, without which it cannot be saved.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class OpenCLIPEncoder(Encoder):
         embed_dim: int,
         preprocess: Preprocess,
         max_batch: int = 1024,
+        config: Config | None = None,
     ) -> None:
         """Freeze ``model`` and keep its tokenizer."""
         super().__init__(name, embed_dim, preprocess, max_batch)
         self.model = model.requires_grad_(False)
         self.tokenizer = tokenizer
+        self.config = deepcopy(config)
         self.eval()
 
     @property
@@ -70,11 +74,17 @@ class OpenCLIPEncoder(Encoder):
         features: Tensor = self.model.encode_image(pixels)  # type: ignore[operator]  # Module attributes are untyped
         return features
 
+    def count_tokens(self, texts: Sequence[str]) -> tuple[list[int], int] | None:
+        """Length of each text in tokens, and how many the text tower reads; None for tokenizers that do not tell."""
+        if not isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+            return None
+        limit = int(self.tokenizer([""]).shape[1])
+        return [len(self.tokenizer.encode(text)) + 2 for text in texts], limit
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Map texts to features ``(M, D)`` of any norm; warns where a text is longer than the model reads."""
+        self.warn_if_cut(texts)
         tokens = self.tokenizer(list(texts))
-        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
-            self.warn_if_cut(texts, [len(self.tokenizer.encode(t)) + 2 for t in texts], tokens.shape[1])
         features: Tensor = self.model.encode_text(tokens.to(self.device))  # type: ignore[operator]
         return features
 
@@ -94,6 +104,43 @@ def load_folder(name: str, folder: Path, max_batch: int) -> OpenCLIPEncoder:
         tokenizer_source=f"local-dir:{folder}",
         max_batch=max_batch,
     )
+
+
+def save_folder(encoder: OpenCLIPEncoder, folder: Path) -> None:
+    """Write what :func:`load_folder` reads: the config, the weights in their precision, and tokenizer files if any.
+
+    Raises:
+        CheckpointError: if the encoder does not know its ``model_cfg``, or its tokenizer cannot be written.
+    """
+    save_tokenizer = getattr(encoder.tokenizer, "save_pretrained", None)
+    if encoder.config is None:
+        raise CheckpointError(f"Encoder {encoder.name!r} has no model_cfg; get it from vrm.load_encoder to save it.")
+    if save_tokenizer is None and not isinstance(encoder.tokenizer, open_clip.SimpleTokenizer):
+        raise CheckpointError(
+            f"Encoder {encoder.name!r} has a {type(encoder.tokenizer).__name__}, which a folder cannot hold; "
+            "use a version of the model whose config names an hf_tokenizer_name."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    if save_tokenizer is not None:
+        save_tokenizer(folder)
+    weights = {key: value.detach().cpu().contiguous() for key, value in encoder.model.state_dict().items()}
+    with replacing(folder / f"{WEIGHT_STEMS[0]}.safetensors", ".safetensors") as partial:
+        save_file({key: value.clone() for key, value in weights.items()}, partial)
+    config = {"model_cfg": encoder.config, "preprocess_cfg": _preprocess_cfg(encoder.preprocess)}
+    with replacing(folder / CONFIG_FILE, ".json") as partial:
+        partial.write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+
+def _preprocess_cfg(preprocess: Preprocess) -> Config:
+    mean, std = preprocess._stats  # as given: the buffers are rounded to float32
+    return {
+        "size": preprocess.size,
+        "mean": mean,
+        "std": std,
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize_mode,
+        "fill_color": round(255 * preprocess.fill),
+    }
 
 
 def load_architecture(name: str, arch: str, tag: str | None, path: Path | None, max_batch: int) -> OpenCLIPEncoder:
@@ -185,7 +232,7 @@ def _assemble(
             "check the config, and that its tokenizer files are in the folder or can be downloaded."
         ) from error
     _load_strictly(model, _normalise(model, state), weights)
-    return OpenCLIPEncoder(name, model, tokenizer, int(model_cfg["embed_dim"]), preprocess, max_batch)
+    return OpenCLIPEncoder(name, model, tokenizer, int(model_cfg["embed_dim"]), preprocess, max_batch, model_cfg)
 
 
 def _build(model_cfg: Config) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -84,7 +83,7 @@ class Judge:
         for key, encoder in (pair for member in self.members for pair in member.encoders):
             self.encoders.setdefault(key, encoder)
         self.reads_pixels = any(member.reward.reads_pixels for member in self.members)
-        self._cut: dict[tuple[str, str], bool] = {}
+        self._tokens: dict[tuple[str, str], tuple[int, int] | None] = {}
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -130,24 +129,30 @@ class Judge:
             row |= _facts(found)
             try:
                 with torch.no_grad():
-                    row["prompt_truncated"] = self._is_cut(item.prompt, member)
-                    return row | member.judge(item.prompt, found)
+                    return row | self._reading(item.prompt, member) | member.judge(item.prompt, found)
             except torch.cuda.OutOfMemoryError:
                 raise  # of the machine, not of this video
             except (VrmError, ValueError, RuntimeError) as error:
                 return row | _error(error)
         return row | _error(found)
 
-    def _is_cut(self, prompt: str | None, member: _Member) -> bool | None:
-        """Whether some text tower does not read all of ``prompt``; None where there is nothing to read."""
-        if prompt is None or not member.encoders:
-            return None
+    def _reading(self, prompt: str | None, member: _Member) -> Row:
+        """How much of ``prompt`` the text tower reads that reads the least of it; nulls where there is none to tell."""
+        if prompt is None or not member.reward.takes_goals:
+            return {}
+        found = []
         for key, encoder in member.encoders:
-            if (key, prompt) not in self._cut:
-                if len(self._cut) >= MAX_PROMPTS:
-                    self._cut.clear()
-                self._cut[key, prompt] = _cuts(encoder, prompt)
-        return any(self._cut[key, prompt] for key, _ in member.encoders)
+            if (key, prompt) not in self._tokens:
+                if len(self._tokens) >= MAX_PROMPTS:
+                    self._tokens.clear()
+                counted = encoder.count_tokens([prompt])
+                self._tokens[key, prompt] = None if counted is None else (counted[0][0], counted[1])
+            if (tokens := self._tokens[key, prompt]) is not None:
+                found.append(tokens)
+        if not found:
+            return {}
+        length, limit = max(found, key=lambda pair: pair[0] - pair[1])
+        return {"prompt_truncated": length > limit, "prompt_tokens": length, "prompt_tokens_read": min(length, limit)}
 
 
 class _Member:
@@ -197,14 +202,6 @@ class _Member:
                 digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
-
-
-def _cuts(encoder: Encoder, prompt: str) -> bool:
-    """Ask the text tower itself: an encoder's cache would answer without the warning."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        encoder.text_features([prompt])
-    return any(re.match(CUT, str(warning.message)) for warning in caught)
 
 
 def _facts(clip: Clip) -> Row:

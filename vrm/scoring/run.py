@@ -24,6 +24,7 @@ from vrm.scoring.inputs import Inputs
 from vrm.scoring.judge import Judge, Task
 from vrm.scoring.pipeline import Pipeline, Settings, Video
 from vrm.scoring.plan import Plan, PromptSource, make_plan
+from vrm.scoring.replaced import replaced_videos
 from vrm.scoring.store import ScoreStore
 from vrm.video import FrameSampler
 
@@ -151,8 +152,9 @@ def score_plan(
         print(f"{out} holds scores of other rewards or settings; these go to {folder}.")
     with ScoreStore(folder, identity, _facts(), shard, rows_per_part) as store:
         total = pc.count_distinct(plan.entries["path"]).as_py() // shard[1]
+        replaced = replaced_videos(folder, (path for path, _ in plan.videos(shard)))
         with tqdm(total=total, unit="clip", disable=not progress) as bar:
-            videos = _open_videos(plan, store.done(retry_errors), judge.names, shard, bar)
+            videos = _open_videos(plan, store.done(retry_errors), replaced, judge.names, shard, bar)
             failed = 0
             with closing(_produce(engine)(judge, settings, videos)) as scored:
                 for rows in scored:
@@ -180,11 +182,12 @@ def _score_here(judge: Judge, settings: Settings, videos: Iterator[Video]) -> Ge
 
 
 def _open_videos(
-    plan: Plan, done: set[bytes], names: Sequence[str], shard: tuple[int, int], bar: tqdm[None]
+    plan: Plan, done: set[bytes], replaced: set[str], names: Sequence[str], shard: tuple[int, int], bar: tqdm[None]
 ) -> Iterator[Video]:
-    """Yield the videos of which some row is not there yet, with those rows; count the others as done."""
+    """Yield the videos of which some row is not there or out of date, with those rows; count the others as done."""
     for path, items in plan.videos(shard):
-        tasks: list[Task] = [(i, place) for i in items for place, name in enumerate(names) if i.key(name) not in done]
+        known = done if path not in replaced else ()
+        tasks: list[Task] = [(i, place) for i in items for place, name in enumerate(names) if i.key(name) not in known]
         if tasks:
             yield path, tasks
         else:

@@ -32,7 +32,9 @@ ROW = pa.schema(
         ("encoder", pa.string()),
         ("encoder_hash", pa.string()),  # of weights and preprocessing
         ("reward_hash", pa.string()),  # of class, configuration, tensors and encoder
-        ("prompt_truncated", pa.bool_()),  # the text tower did not read all of the prompt
+        ("prompt_truncated", pa.bool_()),  # the text tower did not read all of the prompt; null where none reads it
+        ("prompt_tokens", pa.int32()),  # its length
+        ("prompt_tokens_read", pa.int32()),  # how many of them the text tower saw
         # what went wrong
         ("warning", pa.string()),  # a score exists, but look at the file
         ("error_kind", pa.string()),  # a kind of DecodeError, or "model"; null if there is a score

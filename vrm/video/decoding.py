@@ -251,6 +251,6 @@ def _warning(frames: Pictures, indices: Sequence[int], index: FrameIndex) -> str
     """Say what looks wrong although frames came out."""
     if index.claimed is not None and index.claimed > len(index):
         return f"truncated: {len(index)} frames decode, the container claims {index.claimed} frames"
-    if len(index) > 1 and len(set(indices)) > 1 and bool((frames == frames[:1]).all()):
+    if len(index) > 1 and len(set(indices)) > 1 and all(np.array_equal(frames[0], frame) for frame in frames[1:]):
         return "static"
     return None
