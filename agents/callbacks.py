@@ -102,3 +102,4 @@ class Chores(BaseCallback):
         """Save everything that a killed run needs to continue."""
         if self.model.num_timesteps:
             self.run.save_checkpoint(self.model)
+            self.reward.save(self.run.reward_file)  # one that learns online is not what it was
