@@ -9,7 +9,24 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from vrm.envs import cartpole, fetch, fetch_facts, humanoid_facts, inverted_pendulum, mountain_car, reacher
+from vrm.envs import (
+    ant,
+    cartpole,
+    fetch,
+    fetch_facts,
+    half_cheetah,
+    hopper,
+    humanoid_facts,
+    humanoid_standup,
+    inverted_double_pendulum,
+    inverted_pendulum,
+    mountain_car,
+    pendulum,
+    pusher,
+    reacher,
+    swimmer,
+    walker2d,
+)
 from vrm.envs.captions import Captioner
 from vrm.envs.humanoid import TextGoalHumanoid
 from vrm.envs.humanoid_sampling import HumanoidSampler
@@ -54,5 +71,26 @@ FAMILIES = {
         Family("reacher", reacher.TextGoalReacher, reacher.sample, reacher.CAPTIONER, 0.0),
         Family("fetch_reach", fetch.TextGoalFetchReach, fetch_facts.sample, fetch_facts.REACH_CAPTIONER, 0.0),
         Family("fetch_push", fetch.TextGoalFetchPush, fetch_facts.sample, fetch_facts.PUSH_CAPTIONER, 0.0),
+        Family("ant", ant.TextGoalAnt, ant.sample, ant.CAPTIONER, 0.0),
+        Family("half_cheetah", half_cheetah.TextGoalHalfCheetah, half_cheetah.sample, half_cheetah.CAPTIONER, 0.0),
+        Family("hopper", hopper.TextGoalHopper, hopper.sample, hopper.CAPTIONER, 0.0),
+        Family("walker2d", walker2d.TextGoalWalker2d, walker2d.sample, walker2d.CAPTIONER, 0.0),
+        Family("swimmer", swimmer.TextGoalSwimmer, swimmer.sample, swimmer.CAPTIONER, 0.0),
+        Family(
+            "humanoid_standup",
+            humanoid_standup.TextGoalHumanoidStandup,
+            humanoid_standup.sample,
+            humanoid_standup.CAPTIONER,
+            0.0,
+        ),
+        Family("pusher", pusher.TextGoalPusher, pusher.sample, pusher.CAPTIONER, 0.0),
+        Family(
+            "inverted_double_pendulum",
+            inverted_double_pendulum.TextGoalInvertedDoublePendulum,
+            inverted_double_pendulum.sample,
+            inverted_double_pendulum.CAPTIONER,
+            0.0,
+        ),
+        Family("pendulum", pendulum.TextGoalPendulum, pendulum.sample, pendulum.CAPTIONER, 0.0),
     )
 }

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, render_metadata
+from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, render_metadata
 
 Vector = NDArray[np.float64]
 CAMERA = Camera(distance=0.78, azimuth=180, elevation=-38, lookat=(1.36, 0.83, 0.46))
@@ -41,6 +41,7 @@ class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
         quality: ``"fast"`` for reward models, ``"full"`` for people.
         camera: where to look from.
         render_mode: ``"rgb_array"`` or ``None``.
+        renderer: ``"opengl"``, or ``"warp"`` for the ray-caster of :mod:`vrm.envs.warp_renderer`.
 
     Raises:
         MissingExtraError: without gymnasium-robotics.
@@ -59,15 +60,16 @@ class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
         quality: Quality = "fast",
         camera: Camera = CAMERA,
         render_mode: str | None = None,
+        renderer: RendererName = "opengl",
     ) -> None:
         """Build the simulation; nothing is rendered until :meth:`render` is called."""
         from vrm.envs import fetch_simulation
 
-        EzPickle.__init__(self, target, size, quality, camera, render_mode)
+        EzPickle.__init__(self, target, size, quality, camera, render_mode, renderer)
         self.target = None if target is None else self._check(np.array(target, dtype=np.float64))
         self.size, self.quality, self.camera, self.render_mode = size, quality, camera, render_mode
-        self._scene = None
-        self._sim: Any = getattr(fetch_simulation, self.simulation)(size, quality, camera)
+        self.renderer, self._scene = renderer, None
+        self._sim: Any = getattr(fetch_simulation, self.simulation)(size, quality, camera, renderer)
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         length = sum(self._sim.observation_space[part].shape[0] for part in ("observation", "desired_goal"))
         self.observation_space = spaces.Box(-np.inf, np.inf, (length,), np.float64)

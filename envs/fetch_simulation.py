@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vrm.envs.rendering import Camera, Quality, prepare
+from vrm.envs.rendering import Camera, Quality, RendererName, prepare
 from vrm.errors import MissingExtraError
 
 try:
@@ -55,8 +55,8 @@ class _Dressed:
     model: mujoco.MjModel
     data: mujoco.MjData
 
-    def __init__(self, size: int, quality: Quality, camera: Camera) -> None:
-        self._look = size, quality, camera
+    def __init__(self, size: int, quality: Quality, camera: Camera, renderer: RendererName) -> None:
+        self._look = size, quality, camera, renderer
         super().__init__(reward_type="dense", width=size, height=size)  # type: ignore[call-arg]  # of the other base
 
     def _initialize_simulation(self: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vrm.envs.humanoid_poses import POSES
 from vrm.envs.humanoid_state import measure
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
 from vrm.errors import UnknownNameError
 
 Control = Literal["position", "torque"]
@@ -56,6 +56,7 @@ class TextGoalHumanoid(HumanoidEnv):
         quality: ``"fast"`` for reward models, ``"full"`` for people.
         camera: where to look from.
         render_mode: ``"rgb_array"`` or ``None``.
+        renderer: ``"opengl"``, or ``"warp"`` for the ray-caster of :mod:`vrm.envs.warp_renderer`.
 
     Raises:
         UnknownNameError: on an unknown pose or control.
@@ -72,6 +73,7 @@ class TextGoalHumanoid(HumanoidEnv):
         quality: Quality = "fast",
         camera: Camera = CAMERA,
         render_mode: str | None = None,
+        renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
         if pose not in POSES:
@@ -79,7 +81,7 @@ class TextGoalHumanoid(HumanoidEnv):
         if control not in ("position", "torque"):
             raise UnknownNameError("control", control, ("position", "torque"))
         self.pose, self.control, self.quality = POSES[pose], control, quality
-        self._camera, self._scene = camera, None
+        self._camera, self.renderer, self._scene = camera, renderer, None
         self.metadata = metadata = render_metadata(round(1 / (0.003 * FRAME_SKIP[control])))
         super().__init__(
             width=size,
@@ -95,12 +97,12 @@ class TextGoalHumanoid(HumanoidEnv):
         self._aim = np.zeros(self.model.nu)
         self.observation_space = spaces.Box(-np.inf, np.inf, self._get_obs().shape, np.float64)
         self.metadata = metadata  # the base class lists more modes
-        EzPickle.__init__(self, pose, control, size, quality, camera, render_mode)
+        EzPickle.__init__(self, pose, control, size, quality, camera, render_mode, renderer)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
         dress(spec)
-        prepare(spec, self.width, self.quality, self._camera)
+        prepare(spec, self.width, self.quality, self._camera, self.renderer)
         limits = {a.target: 0.4 * a.gear[0] for a in spec.actuators}
         for actuator in spec.actuators:
             limit = limits[actuator.target]

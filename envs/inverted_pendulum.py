@@ -12,7 +12,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
 
 CAMERA = Camera(distance=2.9, azimuth=90, elevation=-8, lookat=(0.0, 0.0, 0.05))
 UPRIGHT = 0.2  # radians, Gymnasium's own limit
@@ -28,19 +28,25 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
         quality: ``"fast"`` for reward models, ``"full"`` for people.
         camera: where to look from.
         render_mode: ``"rgb_array"`` or ``None``.
+        renderer: ``"opengl"``, or ``"warp"`` for the ray-caster of :mod:`vrm.envs.warp_renderer`.
     """
 
     metadata = render_metadata(25)
     _scene: SceneRenderer | None
 
     def __init__(
-        self, size: int = 64, quality: Quality = "fast", camera: Camera = CAMERA, render_mode: str | None = None
+        self,
+        size: int = 64,
+        quality: Quality = "fast",
+        camera: Camera = CAMERA,
+        render_mode: str | None = None,
+        renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
-        self.quality, self.camera, self._scene = quality, camera, None
+        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
-        EzPickle.__init__(self, size, quality, camera, render_mode)
+        EzPickle.__init__(self, size, quality, camera, render_mode, renderer)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
@@ -54,7 +60,7 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
         spec.geom("cart").rgba = (0.2, 0.22, 0.3, 1)
         spec.joint("hinge").range[:] = (-180, 180)
         spec.joint("hinge").limited = mujoco.mjtLimited.mjLIMITED_FALSE
-        prepare(spec, self.width, self.quality, self.camera)
+        prepare(spec, self.width, self.quality, self.camera, self.renderer)
         model = spec.compile()
         return model, mujoco.MjData(model)
 

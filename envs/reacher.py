@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
 
 CAMERA = Camera(distance=0.74, azimuth=90, elevation=-78, lookat=(0.0, 0.0, 0.0))
 REACHED = 0.025  # metres between the centres of fingertip and target; they are drawn 0.016 and 0.022 large
@@ -44,6 +44,7 @@ class TextGoalReacher(ReacherEnv):
         quality: ``"fast"`` for reward models, ``"full"`` for people.
         camera: where to look from.
         render_mode: ``"rgb_array"`` or ``None``.
+        renderer: ``"opengl"``, or ``"warp"`` for the ray-caster of :mod:`vrm.envs.warp_renderer`.
 
     Raises:
         ValueError: if the arm cannot reach ``target``.
@@ -59,6 +60,7 @@ class TextGoalReacher(ReacherEnv):
         quality: Quality = "fast",
         camera: Camera = CAMERA,
         render_mode: str | None = None,
+        renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
         if target is not None and (len(target) != 2 or not RADIUS[0] <= np.linalg.norm(target) <= RADIUS[1]):
@@ -66,10 +68,10 @@ class TextGoalReacher(ReacherEnv):
                 f"target must be (x, y) between {RADIUS[0]} and {RADIUS[1]} m from the shoulder, got {target}."
             )
         self.target = None if target is None else np.array(target, dtype=np.float64)
-        self.quality, self.camera, self._scene = quality, camera, None
+        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
-        EzPickle.__init__(self, target, size, quality, camera, render_mode)
+        EzPickle.__init__(self, target, size, quality, camera, render_mode, renderer)
 
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
@@ -82,7 +84,7 @@ class TextGoalReacher(ReacherEnv):
         )
         light.diffuse = (0.3, 0.3, 0.3)
         spec.visual.headlight.ambient = spec.visual.headlight.diffuse = (0.33, 0.33, 0.33)
-        prepare(spec, self.width, self.quality, self.camera)
+        prepare(spec, self.width, self.quality, self.camera, self.renderer)
         model = spec.compile()
         return model, mujoco.MjData(model)
 

@@ -142,6 +142,53 @@ _TASKS = (
         ("a robot arm has pushed the blue block onto the red spot",), ("a robot arm with a blue block on a table",),
         "the block's centre is less than 0.05 m from the spot's", 50,
     ),
+    TextGoalTask(
+        "ant_rearing", "vrm/AntRearing-v0", "ant",
+        ("a four-legged robot rearing up on its hind legs",), ("a four-legged robot",),
+        "the front is turned up by at least 45 degrees without falling over, both front feet more than 0.4 m above the "
+        "ground", 100,
+    ),
+    TextGoalTask(
+        "half_cheetah_on_back", "vrm/HalfCheetahOnBack-v0", "half_cheetah",
+        ("a cheetah robot lying upside down on its back",), ("a cheetah robot",),
+        "the back points down within 37 degrees and the torso's centre is less than 0.3 m above the ground", 100,
+    ),
+    TextGoalTask(
+        "hopper_leg_up", "vrm/HopperLegUp-v0", "hopper",
+        ("a one-legged hopper lying on the ground with its leg in the air",), ("a one-legged hopper",),
+        "the upper end of the torso and the hip are below 0.35 m, the foot is more than 0.6 m above the ground", 100,
+    ),
+    TextGoalTask(
+        "walker2d_kneeling", "vrm/Walker2dKneeling-v0", "walker2d",
+        ("a two-legged walker kneeling on both knees",), ("a two-legged walker",),
+        "the torso is within 32 degrees of upright, both knees' centres are below 0.15 m and the hips above 0.35 m",
+        100,
+    ),
+    TextGoalTask(
+        "swimmer_u_shape", "vrm/SwimmerUShape-v0", "swimmer",
+        ("a swimmer bent into a U shape",), ("a swimmer made of three links",),
+        "both joints are bent by at least 70 degrees to the same side", 100,
+    ),
+    TextGoalTask(
+        "humanoid_standup", "vrm/HumanoidStandup-v0", "humanoid_standup",
+        ("a humanoid robot standing upright on its feet",), ("a humanoid robot lying on the floor",),
+        "it stands upright on both feet, not bent or fallen; it starts lying on its back", 150,
+    ),
+    TextGoalTask(
+        "pusher", "vrm/Pusher-v0", "pusher",
+        ("the robot arm has pushed the blue cylinder onto the red target",),
+        ("a robot arm with a blue cylinder on a table",),
+        "the cylinder's centre is less than 0.05 m from the target's", 100,
+    ),
+    TextGoalTask(
+        "inverted_double_pendulum", "vrm/InvertedDoublePendulum-v0", "inverted_double_pendulum",
+        ("a double pendulum balanced straight up on the cart",), ("a double pendulum on a cart",),
+        "both links are within 0.2 radians of upright", 100,
+    ),
+    TextGoalTask(
+        "pendulum", "vrm/Pendulum-v0", "pendulum",
+        ("the pendulum is standing straight up",), ("a pendulum",), "the rod is within 0.2 radians of upright", 200,
+    ),
 )  # fmt: skip
 TASKS = {task.name: task for task in _TASKS}
 

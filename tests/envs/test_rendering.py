@@ -16,7 +16,10 @@ from vrm.envs.humanoid_poses import POSES, show
 from vrm.envs.rendering import FULL_SIZE, Camera
 from vrm.wrappers import FrameCapture
 
-MUJOCO = ["humanoid_kneeling", "inverted_pendulum", "reacher_reach", "fetch_reach", "fetch_push"]
+MUJOCO = [
+    "humanoid_kneeling", "inverted_pendulum", "reacher_reach", "fetch_reach", "fetch_push", "ant_rearing",
+    "half_cheetah_on_back", "hopper_leg_up", "walker2d_kneeling", "swimmer_u_shape",
+]  # fmt: skip
 ONE_OF_EACH = pytest.mark.parametrize("name", ["cartpole", "mountain_car", *MUJOCO])
 IN_3D = pytest.mark.parametrize("name", MUJOCO)
 

@@ -21,7 +21,11 @@ from vrm.wrappers import FrameCapture, RewardWrapper
 
 EVERY_TASK = pytest.mark.parametrize("name", TASKS)
 CONFIGS = sorted((Path(vrm.configs.__path__[0]) / "task").glob("*.yaml"))
-SMALL = ["cartpole", "mountain_car", "inverted_pendulum", "reacher_reach", "fetch_reach", "fetch_push"]
+SMALL = [
+    "cartpole", "mountain_car", "inverted_pendulum", "reacher_reach", "fetch_reach", "fetch_push", "ant_rearing",
+    "half_cheetah_on_back", "hopper_leg_up", "walker2d_kneeling", "swimmer_u_shape", "humanoid_standup", "pusher",
+    "inverted_double_pendulum", "pendulum",
+]  # fmt: skip
 ONE_OF_EACH = pytest.mark.parametrize("name", ["humanoid_kneeling", *SMALL])
 
 
