@@ -14,6 +14,7 @@ from vrm.errors import FrameError, NonFiniteError, VrmError
 from vrm.frames import check_frames
 from vrm.metrics.inputs import Floats
 from vrm.rewards import RewardModel
+from vrm.rewards.base import TERMINATED
 
 Change = Callable[[Tensor], Tensor]
 
@@ -52,10 +53,10 @@ class Case:
         """Check what is asked about."""
         if not good:
             raise VrmError("An audit needs at least one clip of the task done, got none.")
-        if reward.state_keys:
-            raise VrmError(
-                f"This reward reads state {list(reward.state_keys)}, which clips lack; audit its other parts."
-            )
+        if read := [key for key in reward.state_keys if key != TERMINATED]:
+            raise VrmError(f"This reward reads state {read}, which clips lack; audit its other parts.")
+        if not reward.takes_goals:
+            prompts, wrong, prompts_given = (), (), False
         if len(prompts) > 1 and len(prompts) != len(good):
             raise VrmError(f"Give no prompt, one, or one per good clip ({len(good)} here), got {len(prompts)}.")
         for clip in (*good, *failed, *other):

@@ -19,7 +19,10 @@ from vrm.frames import check_frames
 from vrm.pictures.style import INK, NEUTRAL, PAPER, REWARD, STYLE, images, save_png
 
 COLUMNS = 10  # frames shown per demonstration
-INCHES = 11.0  # width of the strips
+INCHES, LEFT, RIGHT = 11.0, 0.8, 0.15  # width of the strips and of what is beside them
+TALLEST = 2.0  # inches of a strip; taller frames are shown narrower
+TITLE, HEAD, BAR, GAP, CURVE, FOOT = 0.4, 0.3, 0.22, 0.08, 1.1, 0.5  # inches; a row, from its name to below its curve
+DPI = 110
 Colour = tuple[float, float, float, float]
 
 
@@ -67,20 +70,29 @@ def demo_sheet(path: str | os.PathLike[str], rows: Sequence[DemoRow], title: str
     for row in rows:
         _check(row)
     low, high = _limits(rows)
-    has_steps = any(row.steps is not None for row in rows)
-    heights = [_strip_height(row) for row in rows]
+    bar = BAR if any(row.steps is not None for row in rows) else 0.0
+    heights = [HEAD + _strip_height(row) + bar + GAP + CURVE + FOOT for row in rows]
+    size = (LEFT + INCHES + RIGHT, TITLE + sum(heights))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(INCHES + 1.2, sum(heights) + 1.75 * len(rows) + 0.6), layout="constrained", dpi=110)
-        bands = figure.subfigures(len(rows), 1, height_ratios=[h + 1.75 for h in heights], squeeze=False)[:, 0]
-        for band, row, height in zip(bands, rows, heights, strict=True):
-            strip, steps, curve = band.subplots(
-                3, 1, height_ratios=[height, 0.22 if has_steps else 0.02, 1.1], sharex=True, squeeze=False
-            )[:, 0]
+        figure = Figure(figsize=size, dpi=DPI)
+
+        def add(top: float, height: float, share: Axes | None = None) -> Axes:
+            """Axes of exact height, so that frames keep their shape; all in inches, from the top."""
+            place = (LEFT / size[0], 1 - (top + height) / size[1], INCHES / size[0], height / size[1])
+            return figure.add_axes(place, sharex=share)
+
+        top = TITLE
+        for row, height in zip(rows, heights, strict=True):
+            strip = add(top + HEAD, _strip_height(row))
             _strip(strip, row)
-            _steps(steps, row)
+            if bar:
+                _steps(add(top + HEAD + _strip_height(row), bar, strip), row)
+            curve = add(top + height - FOOT - CURVE, CURVE, strip)
             _curve(curve, row)
             curve.set_ylim(low, high)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+            top += height
+        curve.set_xlabel("frame")
+        figure.text(0.1 / size[0], 1 - 0.08 / size[1], title, va="top", fontsize=13)
         return save_png(path, figure.savefig)
 
 
@@ -112,7 +124,7 @@ def _limits(rows: Sequence[DemoRow]) -> tuple[float, float]:
 
 def _strip_height(row: DemoRow) -> float:
     """Inches that a row of :data:`COLUMNS` frames is high."""
-    return min(INCHES / COLUMNS * row.frames.shape[-2] / row.frames.shape[-1], 2.0)
+    return min(INCHES / COLUMNS * row.frames.shape[-2] / row.frames.shape[-1], TALLEST)
 
 
 def _strip(axes: Axes, row: DemoRow) -> None:
@@ -120,7 +132,9 @@ def _strip(axes: Axes, row: DemoRow) -> None:
     total = len(row.frames)
     edges = np.linspace(-0.5, total - 0.5, COLUMNS + 1)
     chosen = np.clip(np.round((edges[1:] + edges[:-1]) / 2), 0, total - 1).astype(int)
-    gap = 0.015 * (edges[1] - edges[0])
+    slot = edges[1] - edges[0]
+    narrower = TALLEST * row.frames.shape[-1] / row.frames.shape[-2] / (INCHES / COLUMNS)
+    gap = max(0.015, (1 - narrower) / 2) * slot
     for picture, left, right in zip(images(row.frames[chosen], 160), edges[:-1], edges[1:], strict=True):
         axes.imshow(np.asarray(picture), extent=(left + gap, right - gap, 0, 1), aspect="auto")
     axes.set(xlim=(-0.5, total - 0.5), ylim=(0, 1), yticks=[])
@@ -152,7 +166,7 @@ def _curve(axes: Axes, row: DemoRow) -> None:
         for step, colour in zip(values, _colours(len(values)), strict=True):
             axes.plot(step, color=colour, linewidth=1.3)
     axes.plot(np.asarray(row.reward), color=REWARD, linewidth=2.2)
-    axes.set(ylabel="reward", xlabel="frame")
+    axes.set(ylabel="reward")
 
 
 def _bare(axes: Axes) -> None:

@@ -320,10 +320,13 @@ class ProgressCritic(RewardModel):
         """What is paid: one term or the sum of both."""
         return terms["delta"] + terms["done"] if self.pay == "both" else terms[self.pay]
 
-    def values(self, clips: Tensor, goals: Goals = None, state: State = None) -> Tensor:
-        """Share of the task done ``(B, P)`` in [0, 1] at the frames of :meth:`anchors`, composed from deltas."""
+    def values(self, clips: Tensor, goals: Goals = None, state: State = None, start: float = 0.0) -> Tensor:
+        """Share of the task done ``(B, P)`` in [0, 1] at the frames of :meth:`anchors`, composed from deltas.
+
+        ``start`` is the value at the first frame; the other arguments are as in :meth:`terms`.
+        """
         deltas = self.terms(clips, goals, state)["delta"]
-        return compose_progress(deltas[:, self.anchors(clips.shape[1])[1:]], self.composition)
+        return compose_progress(deltas[:, self.anchors(clips.shape[1])[1:]], self.composition, start)
 
     def anchors(self, total: int) -> list[int]:
         """Frames whose pairs values are composed from: the first, and back from the last in steps of ``interval``."""

@@ -161,8 +161,12 @@ class Rank2Reward(RewardModel):
         steps: int = 2000,
         form: str = "mask",
         alpha: float = 1.0,
+        hidden: Sequence[int] = (256,),
+        capacity: int = 4096,
+        mixup: bool = True,
+        penalty: float = 10.0,
+        lr: float = 1e-4,
         seed: int = 0,
-        **options: Any,
     ) -> Self:
         """Fit the ranker and keep the demonstrations' features; the classifier learns later, from :meth:`observe`.
 
@@ -173,14 +177,21 @@ class Rank2Reward(RewardModel):
             steps: of the ranker.
             form: see :func:`rank2reward`.
             alpha: see :func:`rank2reward`.
+            hidden: as in the constructor, as are those that follow.
+            capacity: of frames of the agent.
+            mixup: whether the classifier learns from mixtures.
+            penalty: weight of the gradient penalty.
+            lr: of the classifier.
             seed: of all random draws.
-            options: the constructor's other arguments.
 
         Raises:
             DemoError: as :meth:`ProgressReward.fit` does.
         """
         ranker = ProgressReward.fit(encoder, demos, objective=objective, steps=steps, seed=seed)
-        return cls(ranker, torch.cat(encode_demos(encoder, demos)), form=form, alpha=alpha, seed=seed, **options)
+        return cls(
+            ranker, torch.cat(encode_demos(encoder, demos)), form=form, alpha=alpha, hidden=hidden, capacity=capacity,
+            mixup=mixup, penalty=penalty, lr=lr, seed=seed,
+        )  # fmt: skip
 
     def terms(self, clips: Tensor, goals: Goals = None, state: State = None) -> Terms:
         """Progress and the classifier's log-odds as ``"progress"`` and ``"expert_logit"``, each ``(B, T)``.

@@ -12,11 +12,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
+from vrm.data.demos import Demo
 from vrm.encoders import Encoder
 from vrm.errors import FrameError, UnknownNameError
 from vrm.frames import from_hwc
 from vrm.rewards.base import Encoders, Goals, RewardModel, State, Terms, check_call, encode_frames, pick_encoder
-from vrm.rewards.demonstrations import refuse_goals
+from vrm.rewards.demonstrations import Findings, check_demos, encode_demos, refuse_goals
+from vrm.rewards.progress import check_success
 
 Metric = Literal["cosine", "l2"]
 RANGES: dict[str, tuple[float, float]] = {"cosine": (-1.0, 1.0), "l2": (-2.0, 0.0)}
@@ -45,6 +47,9 @@ class GoalImageReward(RewardModel):
         FrameError: if there is no picture, or one breaks the layout.
         UnknownNameError: if ``metric`` is unknown.
 
+    Attributes:
+        found: what :meth:`fit` wants a person to read; empty for a reward made otherwise.
+
     Example:
         >>> GoalImageReward.from_files(encoder, ["kneeling.png"])  # doctest: +SKIP
     """
@@ -64,6 +69,7 @@ class GoalImageReward(RewardModel):
             raise FrameError("A goal image reward needs at least one picture, got none.")
         self.encoder, self.metric, self.count = encoder, metric, len(goal_images)
         self.range = RANGES[metric]
+        self.found = Findings()
         with torch.no_grad():
             goal = torch.cat([encoder.encode_image(image[None]) for image in goal_images]).mean(dim=0)
         self.register_buffer("goal", goal.cpu())
@@ -77,6 +83,33 @@ class GoalImageReward(RewardModel):
         """
         paths = [images] if isinstance(images, str | Path) else images
         return cls(encoder, [_read_image(Path(path).expanduser()) for path in paths], metric)
+
+    @classmethod
+    def fit(cls, encoder: Encoder, demos: Sequence[Demo], *, metric: str = "cosine", seed: int = 0) -> Self:
+        """Take the last frames of demonstrations as the goal pictures; ``found`` tells how alike they are.
+
+        Args:
+            encoder: any image encoder.
+            demos: videos that end with the task done.
+            metric: as in the constructor.
+            seed: not used, since nothing here is random; all kinds of rewards take it.
+
+        Raises:
+            DemoError: if there are no demonstrations, one shows a single picture, or is known to fail.
+            UnknownNameError: if ``metric`` is unknown.
+        """
+        check_success(check_demos(demos, cls.__name__))
+        reward = cls(encoder, [demo.frames[-1] for demo in demos], metric)
+        clips = encode_demos(encoder, demos)
+        goal = functional.normalize(reward.goal, dim=-1)
+        for name, place in (("start", 0), ("end", -1)):
+            reward.found.figures[f"{name}_cosine"] = float(torch.stack([clip[place] for clip in clips]).mv(goal).mean())
+        for demo, clip in zip(demos, clips, strict=True):
+            if clip[-1] @ goal <= clip[0] @ goal:
+                reward.found.notes.append(
+                    f"Demonstration {demo.name!r} ends no nearer to the goal than it starts; look at its last frame."
+                )
+        return reward
 
     def terms(self, clips: Tensor, goals: Goals = None, state: State = None) -> Terms:
         """The closeness of each frame as ``{"goal_image": (B, T)}``; arguments as in the base class.

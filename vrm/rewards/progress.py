@@ -210,7 +210,7 @@ class ProgressReward(RewardModel):
         batch, lr = recipe.batch if batch is None else batch, recipe.lr if lr is None else lr
         _check_numbers(objective, steps, batch, lr, sizes)
         check_demos(demos, f"ProgressReward ({objective})", at_least=2 if objective == "tcc" else 1)
-        _check_success(demos)
+        check_success(demos)
         training, held = _split(encode_demos(encoder, demos), seed)
         head = FeatureHead(sizes, seed)
         head.fit_scale(torch.cat(training))
@@ -328,6 +328,17 @@ def _train(
     return {"best_step": float(best), **curves}
 
 
+def objective_options(name: str) -> list[str]:
+    """Names of the options that an objective has beside those of :meth:`ProgressReward.fit`.
+
+    Example:
+        >>> objective_options("vip")
+        ['gamma']
+    """
+    fixed = ("head", "clips", "batch", "generator", "partners")
+    return [option for option in inspect.signature(OBJECTIVES[name]).parameters if option not in fixed]
+
+
 def _objective(name: str, options: Mapping[str, Any]) -> partial[Tensor]:
     """The loss with its options.
 
@@ -337,8 +348,7 @@ def _objective(name: str, options: Mapping[str, Any]) -> partial[Tensor]:
     """
     if name not in OBJECTIVES:
         raise UnknownNameError("objective", name, OBJECTIVES)
-    fixed = ("head", "clips", "batch", "generator", "partners")
-    known = [option for option in inspect.signature(OBJECTIVES[name]).parameters if option not in fixed]
+    known = objective_options(name)
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of objective {name!r}", option, known)
@@ -365,7 +375,12 @@ def _check_numbers(objective: str, steps: int, batch: int, lr: float, sizes: Seq
         raise ValueError(f"objective 'tcc' compares clips, so batch must be at least 2, got {batch}.")
 
 
-def _check_success(demos: Sequence[Demo]) -> None:
+def check_success(demos: Sequence[Demo]) -> None:
+    """Refuse demonstrations that are known to fail, for their last frames would stand for the goal.
+
+    Raises:
+        DemoError: if there is one.
+    """
     for demo in demos:
         if demo.success is False:
             raise DemoError(
