@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import huggingface_hub.constants
@@ -266,3 +267,21 @@ def test_configs_name_the_arguments(file, pytestconfig):
     assert config.pop("_target_") == "vrm.load_encoder"
     assert set(config) == {"name", "device", "dtype", "compile"}
     assert config["dtype"] in loading.PRECISIONS
+
+
+RENDERED_FIRST = """
+import gymnasium as gym
+env = gym.make("InvertedPendulum-v5", render_mode="rgb_array", width=32, height=32)
+env.reset(seed=0)
+env.render()
+import vrm
+env = vrm.wrap(env, "a pole standing upright")
+env.reset(seed=0)
+print(env.step(env.action_space.sample())[1])
+"""
+
+
+def test_an_encoder_loads_after_something_was_rendered():
+    done = subprocess.run([sys.executable, "-c", RENDERED_FIRST], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert -1 <= float(done.stdout) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,19 @@ def load_encoder(
     return encoder
 
 
+def _keep_triton_out() -> None:
+    """Leave triton, which torchvision would import, out of a process where it would crash.
+
+    Triton and Mesa's software renderer both bring LLVM; whichever is loaded second must not be triton. Only
+    ``torch.compile`` for GPUs misses it.
+    """
+    maps = Path("/proc/self/maps")
+    if "triton" not in sys.modules and maps.is_file() and "/libLLVM" in maps.read_text(errors="replace"):
+        sys.modules["triton"] = None  # type: ignore[assignment]  # how Python marks what must not be imported
+
+
 def _load(name: str, max_batch: int) -> OpenCLIPEncoder | HFEncoder:
+    _keep_triton_out()
     if name.startswith("hf:"):
         from vrm.encoders.hf import load_hf
 
