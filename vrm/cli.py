@@ -24,6 +24,7 @@ commands:
   fit        a reward from demonstrations:    vrm fit progress demos --out progress.safetensors
   audit      can this reward be trusted?      vrm audit goal --task humanoid_kneeling
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
+  adapt      teach an encoder your pictures:  vrm adapt --labels frames.csv --goal "a full cup" --out adapted
   score      score videos against prompts:    vrm score gen/ --prompt "a robot kneels" --out scores
   report     look at scores in a browser:     vrm report scores
   benchmark  agreement with human choices:    vrm benchmark FORMAT PATH
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fit": _fit,
         "audit": _audit,
         "pretrain": _pretrain,
+        "adapt": _adapt,
         "score": _score,
         "report": _report,
         "benchmark": _benchmark,
@@ -157,6 +159,12 @@ def _pretrain(arguments: list[str]) -> None:
             print(f"{value:.3f}  {name}")
 
     run_hydra("pretrain", arguments, start)
+
+
+def _adapt(arguments: list[str]) -> int:
+    from vrm.adapt.command import adapt_command
+
+    return adapt_command(arguments)
 
 
 def _score(arguments: list[str]) -> int:
