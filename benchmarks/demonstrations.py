@@ -25,7 +25,7 @@ import numpy as np
 from timing import print_table
 
 # environment steps each agent gets
-TASKS = {"inverted_pendulum": 12_000, "reacher_reach": 30_000, "fetch_reach": 12_000, "humanoid_kneeling": 80_000}
+TASKS = {"inverted_pendulum": 20_000, "reacher_reach": 30_000, "fetch_reach": 25_000, "humanoid_kneeling": 80_000}
 TEACHERS = ("own", "goal")
 KINDS = {
     "perceptual": ("perceptual",),
@@ -77,7 +77,7 @@ def train(agent: Agent, out: Path) -> None:
         return
     folder, steps = agent.folder(out), TASKS[agent.task]
     if any((folder / "checkpoints").glob("[0-9]*")):
-        command = [*VRM, "train", "--resume", str(folder)]
+        command = [*VRM, "train", "--resume", str(folder), f"agent.total_steps={steps}"]
     else:
         reward = agent.reward if agent.reward in TEACHERS else str(reward_file(agent.task, agent.reward, out))
         command = [
