@@ -51,6 +51,13 @@ def test_learning_curve_reads_csv_rows_and_skips_empty_cells(tmp_path):
     assert pixels(path, REWARD) == 0
 
 
+def test_learning_curve_draws_zeros(tmp_path):
+    zero = {"step": 0.0, "reward_return": 0.0, "success_rate": 0.0}
+    first, second = (learning_curve(tmp_path / f"{n}.png", [[zero] * n]) for n in (1, 2))
+    assert first.is_file()
+    assert second.is_file()
+
+
 @pytest.mark.parametrize("runs", [[], [{"step": [1, 2]}], [{"success_rate": [0.1]}], [[]]])
 def test_learning_curve_needs_something_to_draw(tmp_path, runs):
     with pytest.raises(ValueError, match="needs runs with a column step and at least one of reward_return"):

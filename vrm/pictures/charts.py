@@ -116,7 +116,8 @@ def _columns(run: Columns | Rows) -> dict[str, Floats]:
     if isinstance(run, Mapping):
         return {key: np.asarray(column, np.float64) for key, column in run.items()}
     keys = {key for row in run for key in row if key == "step" or key in {curve[0] for curve in CURVES}}
-    return {key: np.array([float(row.get(key) or "nan") for row in run]) for key in keys}
+    cells = {key: [row.get(key) for row in run] for key in keys}
+    return {key: np.array([np.nan if v in (None, "") else float(v) for v in column]) for key, column in cells.items()}
 
 
 def _curve(axes: Axes, logs: Sequence[dict[str, Floats]], key: str, colour: str) -> None:
