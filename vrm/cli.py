@@ -24,6 +24,7 @@ commands:
   fit        a reward from demonstrations:    vrm fit progress demos --out progress.safetensors
   audit      can this reward be trusted?      vrm audit goal --task humanoid_kneeling
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
+             what does an encoder know?      vrm pretrain --evaluate
   adapt      teach an encoder your pictures:  vrm adapt --labels frames.csv --goal "a full cup" --out adapted
   score      score videos against prompts:    vrm score gen/ --prompt "a robot kneels" --out scores
   report     look at scores in a browser:     vrm report scores
@@ -147,7 +148,11 @@ def _audit(arguments: list[str]) -> int:
     return audit_command(arguments)
 
 
-def _pretrain(arguments: list[str]) -> None:
+def _pretrain(arguments: list[str]) -> int | None:
+    if "--evaluate" in arguments:
+        from vrm.pretrain.evaluate_command import evaluate_command
+
+        return evaluate_command([argument for argument in arguments if argument != "--evaluate"])
     from vrm.configuration import run_hydra
 
     def start(config: dict[str, Any], out: Path) -> None:
@@ -159,6 +164,7 @@ def _pretrain(arguments: list[str]) -> None:
             print(f"{value:.3f}  {name}")
 
     run_hydra("pretrain", arguments, start)
+    return None
 
 
 def _adapt(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 from codes import encode, ffmpeg, numbers
-from conftest import H264
+from kinds import H264
 
 from vrm.errors import DecodeError
 from vrm.video import read_video, sample_video, video_info

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import GOOD
+from kinds import GOOD
 
 from vrm.errors import DecodeError, VrmError
 from vrm.video import sample_video

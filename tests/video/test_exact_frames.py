@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from codes import encode, ffmpeg, numbers, truth
-from conftest import GOOD, H264
+from kinds import GOOD, H264
 
 from vrm.video import FrameSampler, read_video, sample_video, video_info, write_video
 from vrm.video.decoding import read_frames

@@ -58,7 +58,8 @@ class OpenCLIPEncoder(Encoder):
     ) -> None:
         """Freeze ``model`` and keep its tokenizer."""
         super().__init__(name, embed_dim, preprocess, max_batch)
-        self.model = model.requires_grad_(False)
+        # convolutions are quicker with channels last, and the features the same but for the last digit
+        self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
         self.tokenizer = tokenizer
         self.config = deepcopy(config)
         self.eval()

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import av
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -198,10 +199,11 @@ def _read_once(
     unique = sorted(set(indices))
     out: Pictures | None = None
     info: VideoInfo | None = None
+    reformatter = VideoReformatter()
     with open_stream(path, max_pixels) as (container, stream):
         row = 0
         for number, frame in zip(unique, frames_at(container, stream, index, unique), strict=True):
-            picture = upright(frame)
+            picture = upright(frame, reformatter)
             out = _room(path, len(indices), picture) if out is None else out
             info = info or _info(stream, frame, index)
             if out.shape[1:] != picture.shape:

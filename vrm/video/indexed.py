@@ -17,6 +17,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -259,9 +260,15 @@ class _Unused:
         return at
 
 
-def upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Give a decoded frame as ``(H, W, 3)`` uint8 RGB, turned as the file says; transparency is dropped."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+def upright(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    """Give a decoded frame as ``(H, W, 3)`` uint8 RGB, turned as the file says; transparency is dropped.
+
+    Args:
+        frame: from the decoder.
+        reformatter: one for all frames of a file; making it costs more than using it.
+    """
+    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+    return np.rot90(rgb.to_ndarray(), round(frame.rotation / 90))
 
 
 def no_frames(path: str | os.PathLike[str], claimed: int | None = None) -> DecodeError:
