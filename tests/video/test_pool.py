@@ -124,6 +124,7 @@ def test_finished_results_do_not_pile_up(plain, pool):
 
 
 def test_an_interrupt_kills_a_job_that_hangs(plain):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     before = children()
     with DecodePool(1, timeout=100, transform=strange.judge, large=0) as pool:
         results = pool.map_unordered(jobs(plain, [0, strange.HANGS]))

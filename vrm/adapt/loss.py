@@ -21,7 +21,7 @@ def contrastive_loss(logits: Tensor, truth: Tensor) -> Tensor:
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
         >>> round(contrastive_loss(logits, torch.eye(2)).item(), 6)
-        0.153888
+        0.153926
     """
     return (_spread(logits, truth) + _spread(logits.T, truth.T)) / 2
 
