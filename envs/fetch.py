@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, render_metadata
 
 Vector = NDArray[np.float64]
 CAMERA = Camera(distance=0.78, azimuth=180, elevation=-38, lookat=(1.36, 0.83, 0.46))
@@ -27,7 +28,7 @@ GAIN, CALM = 10.0, 0.4  # of the scripted experts: action per metre, and the lar
 REACH = ((1.20, 0.64, 0.45), (1.48, 1.00, 0.60))  # metres, corners of the box that random goals come from
 
 
-class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
+class TextGoalFetch(RendersScene, gym.Env[Vector, NDArray[np.float32]], EzPickle, ABC):
     """What both tasks share: gymnasium-robotics simulates, this class gives it flat observations and fast frames.
 
     Action: 4 numbers in [-1, 1]; the gripper's wanted motion along x (away from the robot), y (its left) and z (up), at
@@ -51,7 +52,6 @@ class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
     metadata: ClassVar[dict[str, Any]] = render_metadata(25)  # type: ignore[misc]  # an instance variable in gymnasium
     simulation: ClassVar[Literal["FetchReach", "FetchPush"]]
     target_length: ClassVar[int]
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
 
         EzPickle.__init__(self, target, size, quality, camera, render_mode, renderer)
         self.target = None if target is None else self._check(np.array(target, dtype=np.float64))
-        self.size, self.quality, self.camera, self.render_mode = size, quality, camera, render_mode
-        self.renderer, self._scene = renderer, None
+        self.width, self.quality, self.camera, self.render_mode = size, quality, camera, render_mode
+        self.renderer = renderer
         self._sim: Any = getattr(fetch_simulation, self.simulation)(size, quality, camera, renderer)
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         length = sum(self._sim.observation_space[part].shape[0] for part in ("observation", "desired_goal"))
@@ -115,23 +115,9 @@ class TextGoalFetch(gym.Env[Vector, NDArray[np.float32]], EzPickle):
         """Whether Fetch's own criterion holds."""
         return bool(self._sim._is_success(self._sim._get_obs()["achieved_goal"], self.goal))
 
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.size, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
-
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Restart the simulation and put everything in its place for a new episode."""
 
     def _check(self, target: Vector) -> Vector:
         """Return ``target`` if it lies over the table within reach."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vrm.envs.humanoid_poses import POSES
 from vrm.envs.humanoid_state import measure
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare, render_metadata
 from vrm.errors import UnknownNameError
 
 Control = Literal["position", "torque"]
@@ -39,7 +39,7 @@ COLOURS = {
 }  # fmt: skip
 
 
-class TextGoalHumanoid(HumanoidEnv):
+class TextGoalHumanoid(RendersScene, HumanoidEnv):
     """A humanoid that is asked for a pose in words.
 
     Observation: 45 numbers, joint positions without the ground position and joint velocities, then with
@@ -63,7 +63,6 @@ class TextGoalHumanoid(HumanoidEnv):
     """
 
     metadata = render_metadata(33)
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class TextGoalHumanoid(HumanoidEnv):
         if control not in ("position", "torque"):
             raise UnknownNameError("control", control, ("position", "torque"))
         self.pose, self.control, self.quality = POSES[pose], control, quality
-        self._camera, self.renderer, self._scene = camera, renderer, None
+        self.camera, self.renderer = camera, renderer
         self.metadata = metadata = render_metadata(round(1 / (0.003 * FRAME_SKIP[control])))
         super().__init__(
             width=size,
@@ -102,7 +101,7 @@ class TextGoalHumanoid(HumanoidEnv):
     def _initialize_simulation(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
         spec = mujoco.MjSpec.from_file(self.fullpath)
         dress(spec)
-        prepare(spec, self.width, self.quality, self._camera, self.renderer)
+        prepare(spec, self.width, self.quality, self.camera, self.renderer)
         limits = {a.target: 0.4 * a.gear[0] for a in spec.actuators}
         for actuator in spec.actuators:
             limit = limits[actuator.target]
@@ -157,31 +156,6 @@ class TextGoalHumanoid(HumanoidEnv):
     def success(self) -> bool:
         """Whether the pose's written criterion holds in the present state."""
         return self.pose.holds(measure(self.model, self.data))
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self._camera)
-        return self._scene.render(self.data)
-
-    @property
-    def camera(self) -> Camera:
-        """Where frames are taken from; assign another at any time."""
-        return self._camera
-
-    @camera.setter
-    def camera(self, camera: Camera) -> None:
-        self._camera = camera
-        if self._scene is not None:
-            self._scene.camera = camera
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
 
 def dress(spec: mujoco.MjSpec) -> None:

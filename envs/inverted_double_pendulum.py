@@ -13,15 +13,14 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare, render_metadata
 from vrm.envs.variation import Variation
 
 CAMERA = Camera(distance=3.5, azimuth=90, elevation=-6, lookat=(0.0, 0.0, 0.05))
 UPRIGHT = 0.2  # radians that either link may lean
-HEALTHY = 1.0  # metres, of the tip: below it Gymnasium's own environment ends the episode
 
 
-class TextGoalInvertedDoublePendulum(InvertedDoublePendulumEnv):
+class TextGoalInvertedDoublePendulum(RendersScene, InvertedDoublePendulumEnv):
     """The inverted double pendulum without termination; both links swing all around.
 
     Observation: the 9 numbers of InvertedDoublePendulum-v5; the cart's position, sines then cosines of both joint
@@ -39,7 +38,6 @@ class TextGoalInvertedDoublePendulum(InvertedDoublePendulumEnv):
     """
 
     metadata = render_metadata(20)
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -50,7 +48,7 @@ class TextGoalInvertedDoublePendulum(InvertedDoublePendulumEnv):
         renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
-        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
+        self.quality, self.camera, self.renderer = quality, camera, renderer
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
         EzPickle.__init__(self, size, quality, camera, render_mode, renderer)
@@ -90,21 +88,6 @@ class TextGoalInvertedDoublePendulum(InvertedDoublePendulumEnv):
         """Whether both links stand upright."""
         links = measure(self)
         return bool(max(abs(links.lower), abs(links.upper)) < np.degrees(UPRIGHT))
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare, render_metadata
 
 CAMERA = Camera(distance=2.9, azimuth=90, elevation=-8, lookat=(0.0, 0.0, 0.05))
 UPRIGHT = 0.2  # radians, Gymnasium's own limit
 
 
-class TextGoalInvertedPendulum(InvertedPendulumEnv):
+class TextGoalInvertedPendulum(RendersScene, InvertedPendulumEnv):
     """The inverted pendulum without termination; the pole swings all around.
 
     Reward and ``info["success"]``: 1 while the pole is within 0.2 radians of upright.
@@ -32,7 +32,6 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
     """
 
     metadata = render_metadata(25)
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
         renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
-        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
+        self.quality, self.camera, self.renderer = quality, camera, renderer
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
         EzPickle.__init__(self, size, quality, camera, render_mode, renderer)
@@ -77,21 +76,6 @@ class TextGoalInvertedPendulum(InvertedPendulumEnv):
     def success(self) -> bool:
         """Whether the pole stands upright."""
         return bool(np.cos(self.data.qpos[1]) > np.cos(UPRIGHT))
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
 
 def _tilt(state: NDArray[np.float64]) -> float:

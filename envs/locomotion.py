@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import State
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare
 from vrm.envs.variation import Variation
 
 Vector = NDArray[np.float64]
@@ -29,7 +29,7 @@ HIDDEN = 3  # the first of MuJoCo's geom groups that are not drawn
 STIFFNESS, DAMPING = 3.0, 0.3  # action per radian and per radian a second, where a sampler holds a pose
 
 
-class TextGoalLocomotion(MujocoEnv, EzPickle, ABC):
+class TextGoalLocomotion(RendersScene, MujocoEnv, EzPickle, ABC):
     """A MuJoCo body that is asked for a posture in words, and never terminates.
 
     A subclass names the model and its look and says how to read, observe, pay and draw postures. Action: one number
@@ -76,7 +76,6 @@ class TextGoalLocomotion(MujocoEnv, EzPickle, ABC):
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
         self.quality, self.camera, self.renderer = quality, camera or self.view, renderer
-        self._scene: SceneRenderer | None = None
         MujocoEnv.__init__(self, self.xml, self.skip, None, render_mode, size, size)
         joints = self.model.actuator_trnid[:, 0]
         self._angle_at, self._speed_at = self.model.jnt_qposadr[joints], self.model.jnt_dofadr[joints]
@@ -129,21 +128,6 @@ class TextGoalLocomotion(MujocoEnv, EzPickle, ABC):
     def success(self) -> bool:
         """Whether the task's criterion holds in the present state."""
         return self.reached() >= 1
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
     @property
     def joint_limits(self) -> tuple[Vector, Vector]:

@@ -13,7 +13,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare, render_metadata
 from vrm.envs.variation import Variation
 
 Vector = NDArray[np.float64]
@@ -30,7 +30,7 @@ LOOKS = {
 }  # fmt: skip
 
 
-class TextGoalPusher(PusherEnv):
+class TextGoalPusher(RendersScene, PusherEnv):
     """Gymnasium's Pusher in colours that a vision model can tell apart: a blue cylinder, a red target, a purple fork.
 
     Observation: the 23 numbers of Pusher-v5; angles and velocities of the seven joints, then the places of the fork,
@@ -48,7 +48,6 @@ class TextGoalPusher(PusherEnv):
     """
 
     metadata = render_metadata(20)
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -59,7 +58,7 @@ class TextGoalPusher(PusherEnv):
         renderer: RendererName = "opengl",
     ) -> None:
         """Build the edited model; nothing is rendered until :meth:`render` is called."""
-        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
+        self.quality, self.camera, self.renderer = quality, camera, renderer
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
         EzPickle.__init__(self, size, quality, camera, render_mode, renderer)
@@ -82,21 +81,6 @@ class TextGoalPusher(PusherEnv):
     def success(self) -> bool:
         """Whether the cylinder lies on the target."""
         return measure(self).miss < REACHED
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
 
 def dress(spec: mujoco.MjSpec) -> None:

@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from vrm.envs.captions import Captioner, Fact, rise
-from vrm.envs.rendering import Camera, Frame, Quality, RendererName, SceneRenderer, prepare, render_metadata
+from vrm.envs.rendering import Camera, Quality, RendererName, RendersScene, prepare, render_metadata
 
 CAMERA = Camera(distance=0.74, azimuth=90, elevation=-78, lookat=(0.0, 0.0, 0.0))
 REACHED = 0.025  # metres between the centres of fingertip and target; they are drawn 0.016 and 0.022 large
@@ -30,7 +30,7 @@ LOOKS = {
 }  # fmt: skip
 
 
-class TextGoalReacher(ReacherEnv):
+class TextGoalReacher(RendersScene, ReacherEnv):
     """Gymnasium's Reacher whose arm starts anywhere and whose target may stay in one place.
 
     Observation: the 10 numbers of Reacher-v5; cosines and sines of both joint angles, the target's position, both
@@ -51,7 +51,6 @@ class TextGoalReacher(ReacherEnv):
     """
 
     metadata = render_metadata(50)
-    _scene: SceneRenderer | None
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class TextGoalReacher(ReacherEnv):
                 f"target must be (x, y) between {RADIUS[0]} and {RADIUS[1]} m from the shoulder, got {target}."
             )
         self.target = None if target is None else np.array(target, dtype=np.float64)
-        self.quality, self.camera, self.renderer, self._scene = quality, camera, renderer, None
+        self.quality, self.camera, self.renderer = quality, camera, renderer
         super().__init__(width=size, height=size, render_mode=render_mode)
         self.metadata = type(self).metadata  # the base class lists more modes
         EzPickle.__init__(self, target, size, quality, camera, render_mode, renderer)
@@ -110,21 +109,6 @@ class TextGoalReacher(ReacherEnv):
     def success(self) -> bool:
         """Whether the fingertip touches the target."""
         return bool(measure(self).distance < REACHED)
-
-    def render(self) -> Frame | None:
-        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
-        if self.render_mode != "rgb_array":
-            return None
-        if self._scene is None:
-            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
-        self._scene.camera = self.camera
-        return self._scene.render(self.data)
-
-    def close(self) -> None:
-        """Free the OpenGL context, if one was made."""
-        if self._scene is not None:
-            self._scene.close()
-            self._scene = None
 
 
 def draw_target(rng: np.random.Generator) -> NDArray[np.float64]:

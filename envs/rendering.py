@@ -156,6 +156,42 @@ class SceneRenderer:
         self._renderer.close()
 
 
+class RendersScene:
+    """Gives an environment with a MuJoCo model ``render`` and ``close``; stands before the simulator's class.
+
+    Attributes:
+        model: compiled after :func:`prepare`.
+        data: the simulator's present state.
+        width: picture height and width in pixels.
+        quality: the profile given to :func:`prepare`.
+        camera: where frames are taken from; assign another at any time.
+        render_mode: ``"rgb_array"`` or ``None``.
+    """
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    width: int
+    quality: Quality
+    camera: Camera
+    render_mode: str | None
+    _scene: SceneRenderer | None = None
+
+    def render(self) -> Frame | None:
+        """Return the frame ``(size, size, 3)`` uint8, or ``None`` without ``render_mode="rgb_array"``."""
+        if self.render_mode != "rgb_array":
+            return None
+        if self._scene is None:
+            self._scene = SceneRenderer(self.model, self.width, self.quality, self.camera)
+        self._scene.camera = self.camera
+        return self._scene.render(self.data)
+
+    def close(self) -> None:
+        """Free the OpenGL context, if one was made."""
+        if self._scene is not None:
+            self._scene.close()
+            self._scene = None
+
+
 def _open(model: mujoco.MjModel, size: int, quality: Quality) -> Any:
     """Return the renderer that ``model`` was prepared for; both are used like :class:`mujoco.Renderer`."""
     if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, EYE) >= 0:

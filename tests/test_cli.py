@@ -106,3 +106,10 @@ def test_every_agent_composes(agent):
     config = compose("train", [f"agent={agent}"])
     assert np.isfinite(config["agent"]["total_steps"])
     assert config["agent"]["algorithm"]["_target_"].startswith("stable_baselines3.")
+
+
+def test_a_saved_reward_needs_its_file(capsys):
+    assert main(["train", "task=pendulum", "reward=saved"]) == 2
+    assert "Missing mandatory value: path" in capsys.readouterr().err
+    assert main(["train", "task=pendulum", "reward=nowhere.safetensors"]) == 2
+    assert "No reward file at" in capsys.readouterr().err

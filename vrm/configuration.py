@@ -36,9 +36,10 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
 
     @hydra.main(version_base="1.3", config_path="pkg://vrm.configs", config_name=name)
     def job(config: DictConfig) -> None:
-        resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        assert isinstance(resolved, dict)
         try:
+            with _one_sentence(f"Settings {list(arguments)} do not fit"):
+                resolved = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            assert isinstance(resolved, dict)
             call({str(k): v for k, v in resolved.items()}, Path(HydraConfig.get().runtime.output_dir))
         except (VrmError, InstantiationException) as error:
             failed.append(error)  # Hydra would print it and exit

@@ -24,6 +24,7 @@ from vrm.rewards.base import TERMINATED, to_spec
 from vrm.rewards.segmental import SegmentalReward
 from vrm.scoring.dataset import Row
 from vrm.scoring.features import PIXELS, Clip
+from vrm.scoring.inputs import InputError
 from vrm.scoring.plan import Item
 from vrm.video.decoding import Pictures
 from vrm.video.read import as_frames
@@ -67,7 +68,8 @@ class Judge:
         rewards: by the names that go into the rows.
 
     Raises:
-        ValueError: if there is none, or one needs state values that video files do not have.
+        ValueError: if there is none.
+        InputError: if one needs state values that video files do not have.
     """
 
     def __init__(self, rewards: Mapping[str, RewardModel]) -> None:
@@ -76,7 +78,7 @@ class Judge:
             raise ValueError("There is no reward to score with; name at least one.")
         for name, reward in rewards.items():
             if lacking := [key for key in reward.state_keys if key not in STATE_KEYS]:
-                raise ValueError(f"Reward {name!r} reads state {lacking}, which a video file does not have.")
+                raise InputError(f"Reward {name!r} reads state {lacking}, which a video file does not have.")
         self.names = tuple(rewards)
         self.members = tuple(_Member(reward.eval()) for reward in rewards.values())
         self.encoders: dict[str, Encoder] = {}
