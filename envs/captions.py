@@ -107,6 +107,8 @@ def deny(rng: np.random.Generator, phrase: str) -> str:
     """Negate a phrase: "not kneeling", "without its arms crossed"."""
     if phrase.startswith("with "):
         return f"without {phrase.removeprefix('with ')}"
+    if phrase.startswith(("that ", "whose ", "which ")):
+        return f"not one {phrase}"
     return f"{rng.choice(('not', 'not', 'that is not'))} {phrase}"
 
 

@@ -7,15 +7,10 @@ import pytest
 import yaml
 
 import vrm.envs
-from vrm.envs import FAMILIES, humanoid_standup, inverted_double_pendulum, pendulum, pusher
+from vrm.envs import FAMILIES
 
 FOLDER = Path(vrm.envs.__path__[0]) / "heldout_phrases"
-CAPTIONERS = {
-    "humanoid_standup": humanoid_standup.CAPTIONER,
-    "pusher": pusher.CAPTIONER,
-    "inverted_double_pendulum": inverted_double_pendulum.CAPTIONER,
-    "pendulum": pendulum.CAPTIONER,
-} | {name: family.captioner for name, family in FAMILIES.items()}
+CAPTIONERS = {name: family.captioner for name, family in FAMILIES.items()}
 EVERY_FAMILY = pytest.mark.parametrize("name", CAPTIONERS)
 
 
@@ -25,7 +20,11 @@ def held_out(name):
 
 def templates(name):
     facts = CAPTIONERS[name].facts
-    return {phrase.removeprefix("with ").lower() for fact in facts for phrase in (*fact.phrases, *fact.details)}
+    return {spaced(phrase.removeprefix("with ")) for fact in facts for phrase in (*fact.phrases, *fact.details)}
+
+
+def spaced(text):
+    return f" {' '.join(re.findall('[a-z0-9]+', text.lower()))} "
 
 
 @EVERY_FAMILY
@@ -48,7 +47,7 @@ def test_no_phrase_contains_what_a_caption_says(name):
         for fact, entry in held_out(name).items()
         for text in (*entry["means"], *entry["near_misses"])
         for phrase in known
-        if re.search(rf"\b{re.escape(phrase)}\b", text.lower())
+        if phrase in spaced(text)
     ]
     assert told == []
 

@@ -14,6 +14,8 @@ from vrm.pretrain.recipe import MEAN, STD, Clip, Recipe, resume_stage, save_stag
 from vrm.pretrain.shards import FrameSet
 from vrm.pretrain.text import CaptionPool
 
+FAMILIES_SHOWN = 4  # in one batch
+
 
 def train_images(
     recipe: Recipe, model: Clip, project: nn.Linear, sets: list[FrameSet], pools: list[CaptionPool], work: Path
@@ -34,12 +36,12 @@ def train_images(
     model.train()
     bar = tqdm(range(start, recipe.image_steps), initial=start, total=recipe.image_steps, desc="images")
     for step in bar:
-        frames, texts, truth = sampler.draw(step)
+        frames, texts, truth, near = sampler.draw(step)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.visual(normalise(augment(frames)).contiguous(memory_format=torch.channels_last))
         image = functional.normalize(image.float(), dim=-1)
         text = functional.normalize(project(texts + 0.02 * torch.randn_like(texts)), dim=-1)
-        loss = pair_loss(model.logit_scale.exp() * image @ text.T + model.logit_bias, truth)
+        loss = pair_loss(model.logit_scale.exp() * image @ text.T + model.logit_bias, truth, near)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
@@ -55,27 +57,33 @@ def train_images(
 
 
 class PairSampler:
-    """Draws batches of frames and captions with the truth of every pair; a batch is fixed by seed and step."""
+    """Draws batches of frames and captions with the truth of every pair; a batch is fixed by seed and step.
+
+    A batch shows few families, so that captions meet many frames of their own environment that differ in one fact:
+    those are the negatives that teach.
+    """
 
     def __init__(self, sets: list[FrameSet], pools: list[CaptionPool], batch: int, seed: int) -> None:
         """Weigh frames so that rarely true facts are seen as often as possible."""
         self.sets, self.pools, self.batch, self.seed = sets, pools, batch, seed
         self.weights = [_rarity(s.truths) for s in sets]
-        sizes = np.array([len(s.frames) for s in sets], dtype=float)
-        self.shares = np.maximum(sizes / sizes.sum(), 0.06)
+        self.sizes = torch.tensor([len(s.frames) for s in sets], dtype=torch.float32)
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frames ``(B, 3, S, S)``, teacher features ``(M, 384)`` and truths ``(B, M)``."""
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return frames ``(B, 3, S, S)``, teacher features ``(M, 384)``, truths and who belongs together ``(B, M)``."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         frames, texts, blocks = [], [], []
-        for part, pool, weight, share in zip(self.sets, self.pools, self.weights, self.shares, strict=True):
-            n, m = max(4, int(self.batch * share)), max(16, int(4 * self.batch * share))
+        shown = min(FAMILIES_SHOWN, len(self.sets))
+        chosen = torch.multinomial(self.sizes, shown, replacement=False, generator=generator).tolist()
+        n = max(4, self.batch // shown)
+        for part, pool, weight in ((self.sets[i], self.pools[i], self.weights[i]) for i in chosen):
             rows = torch.multinomial(weight, n, replacement=True, generator=generator)
-            captions = torch.randint(len(pool.texts), (m,), generator=generator)
+            captions = torch.randint(len(pool.texts), (4 * n,), generator=generator)
             frames.append(part.frames[rows])
             texts.append(pool.features[captions])
             blocks.append(pool.truth(part.truths[rows], captions))
-        return torch.cat(frames), torch.cat(texts), _block_diagonal(blocks)
+        near = _block_diagonal([torch.ones_like(block) for block in blocks])
+        return torch.cat(frames), torch.cat(texts), _block_diagonal(blocks), near
 
 
 def _block_diagonal(blocks: list[Tensor]) -> Tensor:
@@ -91,17 +99,21 @@ def _rarity(truths: Tensor) -> Tensor:
     return 0.3 + weight.clamp_max(20)
 
 
-def pair_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Sigmoid loss with graded truth, positives and negatives of each caption weighing the same.
+def pair_loss(logits: Tensor, truth: Tensor, near: Tensor) -> Tensor:
+    """Sigmoid loss with graded truth.
+
+    Of each caption, positives weigh as much as negatives, and of the negatives the frames of its own environment as
+    much as all others.
 
     Args:
         logits: ``(B, M)`` of images against captions.
         truth: ``(B, M)`` in [0, 1].
+        near: ``(B, M)`` 1 where frame and caption are of one family, else 0.
     """
     positive = -(truth * functional.logsigmoid(logits)).sum(0) / (truth.sum(0) + 1)
-    false = 1 - truth
-    negative = -(false * functional.logsigmoid(-logits)).sum(0) / (false.sum(0) + 1)
-    return (positive + negative).mean()
+    false = -functional.logsigmoid(-logits)
+    negative = sum((weight * false).sum(0) / (weight.sum(0) + 1) for weight in ((1 - truth) * near, 1 - near))
+    return (positive + 0.5 * negative).mean()
 
 
 def augment(frames: Tensor) -> Tensor:

@@ -20,17 +20,18 @@ class Recipe:
 
     Attributes:
         frames: rendered frames over all families.
-        captions: captions of the largest family's pool; smaller families get a tenth.
+        captions: captions of the largest family's pool; smaller families get a third.
         image_steps, image_batch: length and batch of the image stage.
         text_steps, text_batch: length and batch of the text stage.
         corpus: sentences for distillation.
         size: pixels of a frame's side.
         embed_dim: size of the shared space.
         vision, text: OpenCLIP tower configurations.
+        warp: share of the frames of MuJoCo environments that the ray-caster draws.
         seed: of frames, captions, initial weights and batches.
     """
 
-    frames: int = 200_000
+    frames: int = 300_000
     captions: int = 16_000
     image_steps: int = 4_000
     image_batch: int = 256
@@ -45,6 +46,7 @@ class Recipe:
     text: dict[str, Any] = field(
         default_factory=lambda: {"context_length": 48, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 3}
     )
+    warp: float = 0.15
     seed: int = 0
 
     def model_config(self) -> dict[str, Any]:

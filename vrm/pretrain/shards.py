@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from vrm.envs import FAMILIES
+from vrm.envs.rendering import RendererName
 
 SHARD_FRAMES = 2000
 Pixels = NDArray[np.uint8]
@@ -24,27 +26,40 @@ Truths = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to make: ``count`` frames of ``family``, from ``seed`` alone."""
+    """One file to make: ``count`` frames of ``family``, from ``seed`` alone, drawn by ``renderer``."""
 
     family: str
     index: int
     count: int
     size: int
     seed: int
+    renderer: RendererName = "opengl"
 
     def path(self, folder: Path) -> Path:
         """Where the shard is kept."""
-        return folder / f"{self.family}-{self.size}px-seed{self.seed}-{self.index:04d}-{self.count}.npz"
+        look = "" if self.renderer == "opengl" else f"-{self.renderer}"
+        return folder / f"{self.family}-{self.size}px-seed{self.seed}{look}-{self.index:04d}-{self.count}.npz"
 
 
-def plan(frames: int, size: int, seed: int) -> list[Shard]:
-    """Split ``frames`` over the families by their shares, in shards; small shares get at least one, none get none."""
+def plan(frames: int, size: int, seed: int, warp: float = 0.0) -> list[Shard]:
+    """Split ``frames`` over the families by their shares, in shards; small shares get at least one, none get none.
+
+    Of families that both renderers can draw, a share ``warp`` of the frames comes from the ray-caster; their states
+    are others than those of the frames drawn by OpenGL.
+    """
     shards = []
     for family in FAMILIES.values():
-        left = max(1, round(frames * family.share)) if family.share else 0
-        for index in range(-(-left // SHARD_FRAMES)):
-            shards.append(Shard(family.name, index, min(SHARD_FRAMES, left - index * SHARD_FRAMES), size, seed))
+        total = max(1, round(frames * family.share)) if family.share else 0
+        rays = round(total * warp) if family.draws_by_rays else 0
+        counts = [(n, "opengl") for n in _pieces(total - rays)] + [(n, "warp") for n in _pieces(rays)]
+        for index, (count, renderer) in enumerate(counts):
+            shards.append(Shard(family.name, index, count, size, seed, cast(RendererName, renderer)))
     return shards
+
+
+def _pieces(frames: int) -> list[int]:
+    """Sizes of the shards that ``frames`` are split into."""
+    return [min(SHARD_FRAMES, frames - start) for start in range(0, frames, SHARD_FRAMES)]
 
 
 def render_shard(shard: Shard, folder: Path) -> Path:
@@ -120,7 +135,8 @@ def contact_sheet(frames: FrameSet, path: Path, columns: int = 12) -> None:
 
 def _states(shard: Shard) -> Iterator[tuple[Pixels, NDArray[np.float32]]]:
     family = FAMILIES[shard.family]
-    env = family.make(size=shard.size, render_mode="rgb_array")
+    look = {"renderer": shard.renderer} if shard.renderer != "opengl" else {}
+    env = family.make(size=shard.size, render_mode="rgb_array", **look)
     env.reset(seed=shard.seed)
     rng = np.random.default_rng([shard.seed, shard.index, list(FAMILIES).index(shard.family)])
     for _, state in zip(range(shard.count), family.sample(env, rng, True), strict=False):

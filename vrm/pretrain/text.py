@@ -95,7 +95,7 @@ def load_pools(recipe: Recipe, sets: list[FrameSet], teacher: Teacher, work: Pat
     largest = max(len(s.frames) for s in sets)
     pools = []
     for frames in sets:
-        count = recipe.captions if len(frames.frames) == largest else max(200, recipe.captions // 10)
+        count = recipe.captions if len(frames.frames) == largest else max(200, recipe.captions // 3)
         pools.append(make_pool(frames, count, teacher, rng))
     save_atomically([asdict(p) for p in pools], path)
     return pools

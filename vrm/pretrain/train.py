@@ -37,7 +37,7 @@ def pretrain(recipe: Recipe, work: Path, out: Path, workers: int = 2) -> dict[st
     """
     torch.manual_seed(recipe.seed)
     work.mkdir(parents=True, exist_ok=True)
-    pieces = shards.plan(recipe.frames, recipe.size, recipe.seed)
+    pieces = shards.plan(recipe.frames, recipe.size, recipe.seed, recipe.warp)
     shards.render(pieces, work / "frames", workers)
     sets = shards.load(pieces, work / "frames")
     for frames in sets:
