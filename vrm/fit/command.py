@@ -43,6 +43,10 @@ def fit_command(arguments: list[str]) -> int:
     Raises:
         VrmError: if it cannot be carried out; nothing is written then.
     """
+    if arguments[:1] == ["preference"]:  # from answers about pairs, not from demonstrations
+        from vrm.fit.preferences import preference_command
+
+        return preference_command(arguments[1:])
     parser = _parser()
     given = parser.parse_intermixed_args(arguments)
     if given.out.suffix != ".safetensors" or given.out.is_dir():

@@ -18,9 +18,13 @@ from vrm.rewards.goal_image import GoalImageReward as GoalImageReward
 from vrm.rewards.heads import AestheticReward as AestheticReward
 from vrm.rewards.heads import HPSv2 as HPSv2
 from vrm.rewards.heads import PickScore as PickScore
+from vrm.rewards.judge import JudgeReward as JudgeReward
 from vrm.rewards.matchers import MATCHERS as MATCHERS
 from vrm.rewards.matching import MatchingReward as MatchingReward
 from vrm.rewards.perceptual import PerceptualReward as PerceptualReward
+from vrm.rewards.preference import PreferenceReward as PreferenceReward
+from vrm.rewards.preference_users import IdealPointReward as IdealPointReward
+from vrm.rewards.preference_variational import VariationalReward as VariationalReward
 from vrm.rewards.progress import ProgressReward as ProgressReward
 from vrm.rewards.rewind import RewindReward as RewindReward
 from vrm.rewards.segmental import SegmentalReward as SegmentalReward
@@ -39,3 +43,4 @@ from vrm.rewards.transform import Clip as Clip
 from vrm.rewards.transform import Difference as Difference
 from vrm.rewards.transform import PotentialShaping as PotentialShaping
 from vrm.rewards.transform import Standardise as Standardise
+from vrm.rewards.win_rate import WinRateReward as WinRateReward
