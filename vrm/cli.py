@@ -22,6 +22,8 @@ commands:
   demo       all of it on one page, in minutes
   record     film a trained agent's episodes: vrm record runs/RUN --out demos
   fit        a reward from demonstrations:    vrm fit progress demos --out progress.safetensors
+             or from answers about pairs:     vrm fit preference answers.jsonl --out taste.safetensors
+  label      say which of two clips is better: vrm label videos
   audit      can this reward be trusted?      vrm audit goal --task humanoid_kneeling
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
              what does an encoder know?      vrm pretrain --evaluate
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "demo": _demo,
         "record": _record,
         "fit": _fit,
+        "label": _label,
         "audit": _audit,
         "pretrain": _pretrain,
         "adapt": _adapt,
@@ -140,6 +143,12 @@ def _fit(arguments: list[str]) -> int:
     from vrm.fit import fit_command
 
     return fit_command(arguments)
+
+
+def _label(arguments: list[str]) -> int:
+    from vrm.label.command import label_command
+
+    return label_command(arguments)
 
 
 def _audit(arguments: list[str]) -> int:
