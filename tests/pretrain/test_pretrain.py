@@ -80,17 +80,28 @@ def test_pool_truth_is_caption_truth(sets, pools):
 
 
 def test_captions_of_other_families_are_false(sets, pools):
-    frames, texts, truth = PairSampler(sets, pools, 32, seed=0).draw(0)
-    assert truth.shape == (len(frames), len(texts))
-    assert truth[: int(32 * 0.7), -8:].max() == 0
+    frames, texts, truth, near = PairSampler(sets, pools, 32, seed=0).draw(0)
+    assert truth.shape == near.shape == (len(frames), len(texts))
+    assert truth[near == 0].max() == 0 < truth[near == 1].max()
     again = PairSampler(sets, pools, 32, seed=0).draw(0)
     assert torch.equal(again[0], frames)
 
 
 def test_pair_loss_prefers_the_truth():
     truth = (torch.rand(20, 30) > 0.7).float()
+    near = torch.block_diag(torch.ones(10, 15), torch.ones(10, 15))
+    truth *= near
     good, bad = (truth * 2 - 1) * 6, (1 - truth * 2) * 6
-    assert pair_loss(good, truth) < 0.05 < pair_loss(torch.zeros(20, 30), truth) < pair_loss(bad, truth)
+    losses = [float(pair_loss(logits, truth, near)) for logits in (good, torch.zeros(20, 30), bad)]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.05
+
+
+def test_a_wrong_frame_of_ones_own_family_costs_more_than_a_strangers():
+    truth, near = torch.zeros(6, 1), torch.tensor([[1.0], [1], [0], [0], [0], [0]])
+    own, stranger = torch.full((6, 1), -6.0), torch.full((6, 1), -6.0)
+    own[0], stranger[2] = 6, 6
+    assert pair_loss(own, truth, near) > pair_loss(stranger, truth, near)
 
 
 def test_augmented_frames_stay_frames():

@@ -30,7 +30,7 @@ def train_texts(
     state: dict[str, Any] = {"tower": tower}
     if not (work / "text.pt").exists():
         initialise_tokens(model, teacher)
-    optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=recipe.text_steps, pct_start=0.1)
     state |= {"optimiser": optimiser, "schedule": schedule}
     start = resume_stage(work / "text.pt", state, model)

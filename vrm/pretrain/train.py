@@ -70,37 +70,20 @@ def write_folder(recipe: Recipe, model: Clip, out: Path) -> None:
 
 
 @torch.inference_mode()
-def evaluate(model: Clip, held_out: list[FrameSet]) -> dict[str, Any]:
-    """ROC-AUC on held-out frames: every fact by its first phrase, and sentences whose words no caption uses."""
+def evaluate(model: Clip, held_out: list[FrameSet]) -> dict[str, float]:
+    """ROC-AUC of every fact by its first phrase, on frames kept apart (``vrm pretrain --evaluate`` asks anew)."""
     tokenizer = open_clip.tokenizer.SimpleTokenizer(context_length=model.context_length)
-    scores: dict[str, Any] = {}
+    scores: dict[str, float] = {}
     for frames in held_out:
         images = [
             functional.normalize(model.visual(normalise(c.float() / 255)), dim=-1)
             for c in torch.tensor_split(frames.frames, max(1, len(frames.frames) // 512))
         ]
-        image = torch.cat(images)
         captioner = FAMILIES[frames.family].captioner
-        asked = {f.name: [f"{captioner.subjects[0]} {f.phrases[0]}"] for f in captioner.facts}
-        if frames.family == "humanoid":
-            for name, texts in PARAPHRASES.items():
-                asked[name] = asked[name] + texts
-        for k, fact in enumerate(captioner.facts):
+        asked = [f"{captioner.subjects[0]} {fact.phrases[0]}" for fact in captioner.facts]
+        columns = (torch.cat(images) @ encode_tokens(model, tokenizer(asked)).T).T
+        for k, (sentence, column) in enumerate(zip(asked, columns, strict=True)):
             label = (frames.truths[:, k] > 0.5).numpy()
-            if not 0 < label.sum() < len(label):
-                continue
-            text = encode_tokens(model, tokenizer(asked[fact.name]))
-            for sentence, column in zip(asked[fact.name], (image @ text.T).T, strict=True):
+            if 0 < label.sum() < len(label):
                 scores[f"{frames.family}: {sentence}"] = round(roc_auc(column.numpy(), label), 4)
     return scores
-
-
-PARAPHRASES = {
-    "kneeling": ["a robot down on its knees in prayer", "a humanoid begging on its knees"],
-    "lying": ["the robot has toppled and rests flat on the carpet", "a sleeping person"],
-    "arms_raised": ["a robot cheering with hands high in victory"],
-    "splits": ["a gymnast doing a leg split"],
-    "lotus": ["a monk in yoga practice"],
-    "standing": ["a soldier at attention"],
-    "one_leg": ["a robot hopping on a single leg like a flamingo"],
-}
