@@ -8,18 +8,25 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from vrm.agents.callbacks import Chores
+from vrm.agents.distillation import DistillationCallback
 from vrm.agents.online_reward import OnlineRewardCallback
+from vrm.agents.preference_buffer import PreferenceReplayBuffer
+from vrm.agents.preference_loop import PreferenceLoop
+from vrm.agents.preference_settings import PreferenceSettings
 from vrm.agents.rollouts import Examiner, make_envs, random_clips
 from vrm.agents.run import RunFolder
 from vrm.envs import TextGoalTask
 from vrm.pictures import film_strip
-from vrm.rewards import Rank2Reward, RewardModel
+from vrm.rewards import Rank2Reward, RewardModel, WinRateReward
+from vrm.rewards.distilled import DistilledReward
+from vrm.rewards.labellers import Labeller
 from vrm.video import read_video
-from vrm.wrappers.deferred import DeferredReplayBuffer, attach_reward
+from vrm.wrappers.deferred import DeferredReplayBuffer, DeferredRewardCallback, attach_reward
 
 MakeAlgorithm = Callable[..., BaseAlgorithm]
 
@@ -40,6 +47,8 @@ def train(
     eval_episodes: int = 10,
     reward_batch: int = 256,
     resume: bool = False,
+    labeller: Labeller | None = None,
+    preference: PreferenceSettings | None = None,
 ) -> dict[str, float]:
     """Train until ``total_steps`` environment steps; rewards are scored in batches before any update sees them.
 
@@ -60,30 +69,50 @@ def train(
         eval_episodes: episodes per evaluation.
         reward_batch: frames scored at once.
         resume: continue from the newest checkpoint in ``out``.
+        labeller: answers which of two pieces of behaviour is better, while the agent trains; ``reward``, which must be
+            a :class:`~vrm.rewards.PreferenceReward`, learns from that. The algorithm must be off-policy.
+        preference: when and what it is asked; see :class:`~vrm.agents.preference_settings.PreferenceSettings`.
 
     Returns:
         The final evaluation: ``reward_return``, ``true_return`` and ``success_rate``.
 
     Raises:
         CheckpointError: if there is nothing to resume.
-        ValueError: if ``total_steps`` is not positive, or the reward needs the future and the algorithm is on-policy.
+        ComparisonError: if there is a labeller, but the reward does not learn from it, or never learned anything.
+        ValueError: if ``total_steps`` is not positive, or the algorithm is on-policy and the reward needs the future or
+            a labeller.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
+    preference = (preference or PreferenceSettings()).fitting(task) if labeller is not None else None
     run = RunFolder(out)
     venv = make_envs(task, n_envs, size)
     venv.seed(seed)
-    algo = build(make_algorithm, venv, seed)
+    algo = build(make_algorithm, venv, seed, DeferredReplayBuffer if labeller is None else PreferenceReplayBuffer)
+    loop = None
+    if labeller is not None and preference is not None:
+        loop = PreferenceLoop(run, algo, reward, labeller, preference, "; ".join(task.goal), reward_batch, seed)
+        run = loop.run  # whose checkpoints hold the loop, too
     start = run.load_checkpoint(algo) if resume else 0
+    if loop is not None:
+        loop.begin(resumed=resume)
     run.forget_after(start)
     algo.set_logger(configure(str(run.path / "logs" / f"from_{start:09d}"), ["csv", "tensorboard"]))
     reward.save(run.reward_file)
     examiner = Examiner(task, reward, size, lanes=min(eval_episodes, 10))
     every = {"eval": eval_every, "checkpoint": checkpoint_every, "video": video_every}
     chores = Chores(run, examiner, reward, total_steps, every, eval_episodes, seed + 10_000, size)
-    callbacks = [attach_reward(algo, reward, batch=reward_batch), chores]
+    if loop is None:
+        paid = reward.playing() if isinstance(reward, WinRateReward) else reward
+        callbacks: list[BaseCallback] = [attach_reward(algo, paid, batch=reward_batch), chores]
+    else:
+        callbacks = [DeferredRewardCallback(loop.queue), loop, chores]
     if isinstance(reward, Rank2Reward):
         callbacks.insert(0, OnlineRewardCallback(reward, seed=seed))  # before frames are taken
+    teachers = []
+    if isinstance(reward, DistilledReward):
+        teachers = [DistillationCallback(reward, run.path / "annotations", seed=seed)]
+        callbacks = [*teachers, *callbacks]
     try:
         if start < total_steps:
             algo.learn(total_steps - start, callback=callbacks, reset_num_timesteps=start == 0, log_interval=10)
@@ -93,6 +122,8 @@ def train(
         print(f"\nInterrupted at step {algo.num_timesteps}, saved; continue with: vrm train --resume {run.path}")
         raise
     finally:
+        for teacher in teachers:
+            teacher.close()
         chores.finish()
         algo.logger.close()
         examiner.close()
@@ -100,11 +131,13 @@ def train(
     return result
 
 
-def build(make_algorithm: MakeAlgorithm, venv: Any, seed: int) -> BaseAlgorithm:
+def build(
+    make_algorithm: MakeAlgorithm, venv: Any, seed: int, buffer: type[DeferredReplayBuffer] = DeferredReplayBuffer
+) -> BaseAlgorithm:
     """Make the algorithm, with a replay buffer that waits for rewards where it has one."""
     target = getattr(make_algorithm, "func", make_algorithm)
     off_policy = isinstance(target, type) and issubclass(target, OffPolicyAlgorithm)
-    extra = {"replay_buffer_class": DeferredReplayBuffer} if off_policy else {}
+    extra = {"replay_buffer_class": buffer} if off_policy else {}
     return make_algorithm(env=venv, seed=seed, device="cpu" if not torch.cuda.is_available() else "auto", **extra)
 
 

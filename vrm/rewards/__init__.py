@@ -12,6 +12,7 @@ from vrm.rewards.critic import ProgressCritic as ProgressCritic
 from vrm.rewards.critic import compose_progress as compose_progress
 from vrm.rewards.demonstrations import Findings as Findings
 from vrm.rewards.discriminator import Rank2Reward as Rank2Reward
+from vrm.rewards.distilled import DistilledReward as DistilledReward
 from vrm.rewards.goal import GoalReward as GoalReward
 from vrm.rewards.goal import goal_baseline_reward as goal_baseline_reward
 from vrm.rewards.goal_image import GoalImageReward as GoalImageReward
