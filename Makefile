@@ -20,7 +20,7 @@ demo: setup ## A sentence becomes a reward, the reward trains a humanoid, and it
 test: setup $(BROWSER) ## Run the linter, the type checker and the tests
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: setup ## Check style, formatting and types
 	@$(BIN)/ruff check

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ def record(
     min_success: float = 1.0,
     max_tries: int | None = None,
     policy_name: str = "policy",
+    states: bool = False,
 ) -> list[Path]:
     """Play episodes and write each as a video, with ``episodes.jsonl`` beside them; ``load_demos([out])`` reads both.
 
@@ -60,6 +62,8 @@ def record(
         min_success: an episode counts as done if the criterion holds in at least this share of its last fifth.
         max_tries: give up after so many episodes in all; None for ten times ``episodes``.
         policy_name: who plays; a recording holds the episodes of one.
+        states: write what offline learning needs beside the actions, too: ``observations`` ``(T + 1, D)``, the task's
+            own ``rewards`` ``(T,)``, ``terminated``, ``truncated``, and MuJoCo's ``qpos`` and ``qvel``.
 
     Returns:
         The videos, in the order they were played.
@@ -79,26 +83,29 @@ def record(
     """
     tries = TRIES_PER_EPISODE * episodes if max_tries is None else max_tries
     _check_numbers(episodes, tries, size, min_success)
-    session = _Session(task, Path(out), policy_name, size, quality, only_success, min_success)
+    session = _Session(task, Path(out), policy_name, size, quality, only_success, min_success, states)
     session.go_on(policy, episodes, seed, tries)
     return [session.out / e.file for e in session.kept[:episodes] if e.file is not None]
 
 
-def record_run(path: str | Path, out: str | Path, **settings: Any) -> list[Path]:
+def record_run(path: str | Path, out: str | Path, noise: float = 0.0, **settings: Any) -> list[Path]:
     """Record the newest checkpoint of the training run in ``path``, without exploration.
 
     Args:
         path: folder of the run.
         out: as for :func:`record`.
+        noise: share of the steps that act at random, in [0, 1]; 1 is random play.
         settings: further arguments of :func:`record`.
 
     Raises:
         CheckpointError: if ``path`` is no run or has no checkpoint.
         DemoError: as :func:`record`.
-        ValueError: as :func:`record`.
+        ValueError: as :func:`record`, or if ``noise`` is no share.
     """
     from vrm.configuration import build_algorithm, build_task
 
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise must be a share in [0, 1], got {noise}.")
     run = RunFolder(path)
     config = run.read_config()
     task = build_task(config)
@@ -110,7 +117,10 @@ def record_run(path: str | Path, out: str | Path, **settings: Any) -> list[Path]
         step = run.load_checkpoint(algorithm, with_buffer=False)
     finally:
         venv.close()
-    return record(task, deterministic(algorithm), out, policy_name=f"{run.path.name} at step {step}", **settings)
+    policy, name = deterministic(algorithm), f"{run.path.name} at step {step}"
+    if noise:
+        policy, name = _noisy(policy, venv.action_space, noise), f"{name}, {noise:g} at random"
+    return record(task, policy, out, policy_name=name, **settings)
 
 
 def record_command(arguments: list[str]) -> int:
@@ -128,11 +138,16 @@ def record_command(arguments: list[str]) -> int:
         help="of the last fifth of an episode in which the task's criterion must hold (default 1)",
     )  # fmt: skip
     parser.add_argument("--max-tries", type=int, metavar="N", help="episodes played at most (default 10 per episode)")
+    parser.add_argument("--states", action="store_true", help="write observations and rewards, for offline learning")
+    parser.add_argument(
+        "--noise", type=float, default=0.0, metavar="SHARE", help="of the steps that act at random (default 0)"
+    )
     given = parser.parse_args(arguments)
     try:
         paths = record_run(
             given.run, given.out, episodes=given.episodes, seed=given.seed, size=given.size, quality=given.quality,
             only_success=not given.all, min_success=given.min_success, max_tries=given.max_tries,
+            states=given.states, noise=given.noise,
         )  # fmt: skip
     except ValueError as error:
         if isinstance(error, DemoError):
@@ -156,6 +171,7 @@ class _Session:
     quality: Quality
     only_success: bool
     min_success: float
+    states: bool = False
     played: list[Episode] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -207,7 +223,7 @@ class _Session:
         name = f"episode_{seed:05d}"
         if keep:
             write_video(self.out / f"{name}.mp4", shot.frames, shot.fps)
-            _write_actions(self.out / f"{name}.npz", shot.actions)
+            _write_arrays(self.out / f"{name}.npz", {"actions": shot.actions, **(shot.states if self.states else {})})
         episode = Episode(
             seed, done, round(rate, 6), f"{name}.mp4" if keep else None, f"{name}.npz" if keep else None,
             shot.success if keep else None, shot.stages if keep else None, shot.fps,
@@ -227,13 +243,14 @@ class _Session:
 
 @dataclass(frozen=True)
 class _Shot:
-    """One episode: frames ``(T + 1, 3, H, W)`` uint8 from reset on, actions ``(T, A)``, labels per frame."""
+    """One episode: frames ``(T + 1, 3, H, W)`` uint8 from reset on, actions ``(T, A)``, labels per frame, states."""
 
     frames: torch.Tensor
     actions: NDArray[np.float32]
     success: list[int]
     stages: list[int] | None
     fps: float
+    states: dict[str, NDArray[Any]]
 
     @property
     def success_rate(self) -> float:
@@ -246,24 +263,51 @@ class _Shot:
 def _play(env: FrameCapture, policy: Policy, seed: int) -> _Shot:
     observation, info = env.reset(seed=seed)
     infos, actions = [info], []
+    columns: dict[str, list[Any]] = {"observations": [observation], "rewards": [], **_simulator(env)}
     ended = False
     while not ended:
         action = policy(np.asarray(observation)[None])[0]
-        observation, _, terminated, truncated, info = env.step(action)
+        observation, reward, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
         infos.append(info)
+        for name, values in {"observations": [observation], "rewards": [float(reward)], **_simulator(env)}.items():
+            columns[name] += values
         actions.append(np.asarray(action, dtype=np.float32).reshape(-1))
     stages = [int(info["stage"]) for info in infos] if all("stage" in info for info in infos) else None
     return _Shot(
         from_hwc(np.stack([info["frame"] for info in infos])), np.stack(actions),
         [int(info["success"]) for info in infos], stages, float(env.metadata.get("render_fps") or 30),
+        {**{name: np.asarray(values) for name, values in columns.items()},
+         "terminated": np.array(terminated), "truncated": np.array(truncated)},
     )  # fmt: skip
 
 
-def _write_actions(path: Path, actions: NDArray[np.float32]) -> None:
+def _simulator(env: FrameCapture) -> dict[str, list[Any]]:
+    """MuJoCo's state, where there is one."""
+    data: Any = getattr(env.unwrapped, "data", None)
+    return {} if data is None else {"qpos": [data.qpos.copy()], "qvel": [data.qvel.copy()]}
+
+
+def _noisy(policy: Policy, space: Any, share: float) -> Policy:
+    """A policy that now and then acts at random; chance hangs on what it sees, so that a recording can be repeated."""
+
+    def one(seen: NDArray[Any], action: Any) -> Any:
+        chance = crc32(np.ascontiguousarray(seen).tobytes())
+        space.seed(chance)
+        return space.sample() if chance < share * 2**32 else action
+
+    def act(observation: NDArray[Any]) -> NDArray[Any]:
+        actions = policy(observation)
+        drawn = [one(seen, action) for seen, action in zip(observation, actions, strict=True)]
+        return np.asarray(drawn, dtype=actions.dtype)
+
+    return act
+
+
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
     try:
-        np.savez_compressed(partial, actions=actions)
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,19 @@ from stable_baselines3.common.save_util import recursive_getattr, recursive_seta
 from vrm.errors import CheckpointError
 
 BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+@runtime_checkable
+class WritesItself(Protocol):
+    """An agent of another library than Stable-Baselines3 that knows what its checkpoint holds."""
+
+    num_timesteps: int
+
+    def write_checkpoint(self, folder: Path) -> None:
+        """Write all that training needs to continue into an empty folder."""
+
+    def read_checkpoint(self, folder: Path, with_buffer: bool = True) -> None:
+        """Read what :meth:`write_checkpoint` wrote, ``num_timesteps`` included."""
 
 
 class RunFolder:
@@ -79,18 +92,16 @@ class RunFolder:
         ]
         write_atomically(self.path / "evaluations.csv", "\n".join(lines) + "\n")
 
-    def save_checkpoint(self, algo: BaseAlgorithm, keep: int = 2) -> Path:
+    def save_checkpoint(self, algo: BaseAlgorithm | WritesItself, keep: int = 2) -> Path:
         """Write weights, optimisers, replay buffer and counters; older checkpoints beyond ``keep`` are removed."""
         target = self._checkpoints / f"{algo.num_timesteps:09d}"
         partial = self._checkpoints / f".{target.name}.{os.getpid()}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        torch.save(_weights(algo), partial / "weights.pt")
-        counters = {name: getattr(algo, name) for name in ("num_timesteps", "_n_updates", "_episode_num")}
-        (partial / "counters.json").write_text(json.dumps(counters))
-        buffer = getattr(algo, "replay_buffer", None)
-        if buffer is not None:
-            _save_buffer(buffer, partial / "replay.npz")
+        if isinstance(algo, WritesItself):
+            algo.write_checkpoint(partial)
+        else:
+            _write_checkpoint(algo, partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         for old in self.checkpoints()[:-keep]:
@@ -101,7 +112,7 @@ class RunFolder:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in self._checkpoints.glob("[0-9]*") if p.is_dir())
 
-    def load_checkpoint(self, algo: BaseAlgorithm, with_buffer: bool = True) -> int:
+    def load_checkpoint(self, algo: BaseAlgorithm | WritesItself, with_buffer: bool = True) -> int:
         """Load the newest checkpoint into ``algo`` and return its step.
 
         Raises:
@@ -111,12 +122,10 @@ class RunFolder:
         if not found:
             raise CheckpointError(f"Run {str(self.path)!r} has no checkpoint yet; train it again without --resume.")
         try:
-            _restore_weights(algo, torch.load(found[-1] / "weights.pt", weights_only=True, map_location=algo.device))
-            for name, value in json.loads((found[-1] / "counters.json").read_text()).items():
-                setattr(algo, name, value)
-            buffer = getattr(algo, "replay_buffer", None)
-            if with_buffer and buffer is not None:
-                _load_buffer(buffer, found[-1] / "replay.npz")
+            if isinstance(algo, WritesItself):
+                algo.read_checkpoint(found[-1], with_buffer)
+            else:
+                _read_checkpoint(algo, found[-1], with_buffer)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"Checkpoint {str(found[-1])!r} does not fit this {type(algo).__name__} or is damaged "
@@ -135,6 +144,24 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def _write_checkpoint(algo: BaseAlgorithm, folder: Path) -> None:
+    torch.save(_weights(algo), folder / "weights.pt")
+    counters = {name: getattr(algo, name) for name in ("num_timesteps", "_n_updates", "_episode_num")}
+    (folder / "counters.json").write_text(json.dumps(counters))
+    buffer = getattr(algo, "replay_buffer", None)
+    if buffer is not None:
+        _save_buffer(buffer, folder / "replay.npz")
+
+
+def _read_checkpoint(algo: BaseAlgorithm, folder: Path, with_buffer: bool) -> None:
+    _restore_weights(algo, torch.load(folder / "weights.pt", weights_only=True, map_location=algo.device))
+    for name, value in json.loads((folder / "counters.json").read_text()).items():
+        setattr(algo, name, value)
+    buffer = getattr(algo, "replay_buffer", None)
+    if with_buffer and buffer is not None:
+        _load_buffer(buffer, folder / "replay.npz")
 
 
 def _weights(algo: BaseAlgorithm) -> dict[str, Any]:

@@ -24,6 +24,7 @@ commands:
   fit        a reward from demonstrations:    vrm fit progress demos --out progress.safetensors
              or from answers about pairs:     vrm fit preference answers.jsonl --out taste.safetensors
   label      say which of two clips is better: vrm label videos
+  relabel    a reward's labels for a dataset: vrm relabel DATASET --reward R --out COPY
   audit      can this reward be trusted?      vrm audit goal --task humanoid_kneeling
   pretrain   train the bundled encoder anew:  vrm pretrain frames=20000
              what does an encoder know?      vrm pretrain --evaluate
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "record": _record,
         "fit": _fit,
         "label": _label,
+        "relabel": _relabel,
         "audit": _audit,
         "pretrain": _pretrain,
         "adapt": _adapt,
@@ -149,6 +151,12 @@ def _label(arguments: list[str]) -> int:
     from vrm.label.command import label_command
 
     return label_command(arguments)
+
+
+def _relabel(arguments: list[str]) -> int:
+    from vrm.data.relabel_command import relabel_command
+
+    return relabel_command(arguments)
 
 
 def _audit(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vrm.agents.train import MakeAlgorithm
     from vrm.envs import TextGoalTask
     from vrm.rewards import RewardModel
+    from vrm.rewards.labellers import Labeller
 
 Config = dict[str, Any]
 
@@ -66,7 +68,7 @@ def _overrides(argument: str) -> list[str]:
 
 
 def check_choices(name: str, arguments: Sequence[str]) -> None:
-    """Refuse unknown tasks, encoders, rewards and agents in one sentence, before Hydra prints a page.
+    """Refuse unknown tasks, encoders, rewards, labellers and agents in one sentence, before Hydra prints a page.
 
     Raises:
         UnknownNameError: if a group's option does not exist.
@@ -87,8 +89,9 @@ def list_options(group: str) -> list[str]:
 
 def train_from_config(config: Config, out: Path, resume: bool = False) -> dict[str, float]:
     """Build what the configuration names and train it in ``out``."""
+    from vrm.agents.preference_settings import PreferenceSettings
     from vrm.agents.train import calibrate_on_random_play, train
-    from vrm.rewards import load_reward
+    from vrm.rewards import PreferenceReward, load_reward
 
     run = RunFolder(out)
     run.write_config(config)
@@ -100,12 +103,32 @@ def train_from_config(config: Config, out: Path, resume: bool = False) -> dict[s
         if config["calibrate"]:
             calibrate_on_random_play(reward, task, config["size"])
     agent = config["agent"]
+    if {"dataset", "collector"} & agent.keys():
+        return _train_torchrl(config, task, reward, out, resume)
+    asks = isinstance(reward, PreferenceReward) and config.get("labeller") is not None
     return train(
         task, reward, build_algorithm(config), out,
         total_steps=agent["total_steps"], n_envs=agent["n_envs"], size=config["size"], seed=config["seed"],
         eval_every=config["eval_every"], checkpoint_every=config["checkpoint_every"],
         video_every=config["video_every"], eval_episodes=config["eval_episodes"], resume=resume,
+        labeller=build_labeller(config) if asks else None, preference=PreferenceSettings(**config["preference"]),
     )  # fmt: skip
+
+
+def _train_torchrl(
+    config: Config, task: TextGoalTask, reward: RewardModel, out: Path, resume: bool
+) -> dict[str, float]:
+    """Train an agent of TorchRL, from a dataset if it names one."""
+    from vrm.agents.torchrl_train import Schedule, train_offline, train_torchrl
+
+    agent = config["agent"]
+    names = ("size", "seed", "eval_every", "checkpoint_every", "video_every", "eval_episodes")
+    schedule = Schedule(agent["total_steps"], **{name: config[name] for name in names}, resume=resume)
+    if "dataset" in agent:
+        return train_offline(task, reward, build_algorithm(config), agent["dataset"], out, schedule)
+    return train_torchrl(
+        task, reward, build_algorithm(config), out, schedule, n_envs=agent["n_envs"], collector=agent["collector"]
+    )
 
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
@@ -246,6 +269,13 @@ def _one_sentence(what: str) -> Iterator[None]:
         if isinstance(cause, VrmError):
             raise cause from error
         raise VrmError(f"{what}: {str(cause).strip().splitlines()[0]}") from error
+
+
+def build_labeller(config: Config) -> Labeller:
+    """Build whoever answers questions; one that looks at frames gets the encoder."""
+    made = instantiate(config["labeller"])
+    labeller: Labeller = made(instantiate(config["encoder"])) if isinstance(made, partial) else made
+    return labeller
 
 
 def build_algorithm(config: Config) -> MakeAlgorithm:

@@ -45,15 +45,16 @@ def read_lerobot(path: Path, reading: Reading) -> Iterator[Demo]:
         DecodeError: if a video is missing or damaged.
         UnknownNameError: if a camera is asked for that is not there.
     """
-    dataset = _Dataset(path, reading)
+    dataset = LeRobotDataset(path, reading)
     for row in dataset.episodes():
         yield dataset.read(row)
 
 
-class _Dataset:
+class LeRobotDataset:
     """One dataset; remembers the video file it read last, which the next episode may share."""
 
     def __init__(self, root: Path, reading: Reading) -> None:
+        """Read what the dataset says of itself."""
         self.root, self.reading = root, reading
         self.info = _read_info(root)
         self.version = str(self.info.get("codebase_version", ""))
@@ -137,9 +138,13 @@ class _Dataset:
                 raise DemoError(f"{where}: picture {row} of {self.camera!r} cannot be decoded ({error!r}).") from error
         return torch.cat(pictures)
 
+    def table_path(self, row: Mapping[str, Any]) -> Path:
+        """The file with the table of the episode that ``row`` describes."""
+        return self._path("data_path", row, "data/")
+
     def _table(self, row: Mapping[str, Any], where: str) -> pa.Table:
         """Read the episode's rows: labels, task, and pictures if the camera keeps them there."""
-        path = self._path("data_path", row, "data/")
+        path = self.table_path(row)
         inside = [self.camera] if self.cameras[self.camera] == "image" else []
         try:
             with pq.ParquetFile(path) as file:

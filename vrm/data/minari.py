@@ -17,6 +17,7 @@ from vrm.data.demos import Demo, DemoError
 from vrm.errors import MissingExtraError, VrmError
 
 METADATA = "metadata.json"
+BAD_MINARI = (*BAD_HDF5, AssertionError, ImportError)
 
 
 def find_minari(source: str | Path) -> Path | None:
@@ -49,6 +50,30 @@ def read_minari(data: Path, reading: Reading) -> Iterator[Demo]:
         UnknownNameError: if a camera is asked for that is not there.
         MissingExtraError: if minari is not installed.
     """
+    dataset, where, name = open_minari(data)
+    try:
+        episodes = iter(dataset)
+        while (episode := next(episodes, None)) is not None:
+            yield _read_episode(episode, f"{where}, episode {episode.id}", f"{name}/{episode.id}", reading)
+    except VrmError:
+        raise
+    except BAD_MINARI as error:
+        raise DemoError(f"{where} cannot be read ({error or type(error).__name__}).") from error
+
+
+def open_minari(data: Path) -> tuple[Any, str, str]:
+    """Open a dataset; no environment is built.
+
+    Args:
+        data: what :func:`find_minari` gave.
+
+    Returns:
+        The ``MinariDataset``, where it is for messages, and its name.
+
+    Raises:
+        DemoError: if it is damaged.
+        MissingExtraError: if minari is not installed.
+    """
     where = f"Minari dataset {data.parent if data.name == 'data' else data}"
     try:
         dataset_class: Any = import_module("minari").MinariDataset
@@ -60,17 +85,13 @@ def read_minari(data: Path, reading: Reading) -> Iterator[Demo]:
         raise DemoError(f"{where} does not record its spaces; write it again with a current Minari.")
     name = str(metadata.get("dataset_id", data.parent.name))
     try:
-        episodes = iter(dataset_class(data))
-        while (episode := next(episodes, None)) is not None:
-            yield _read_episode(episode, f"{where}, episode {episode.id}", f"{name}/{episode.id}", reading)
-    except VrmError:
-        raise
-    except (*BAD_HDF5, AssertionError, ImportError) as error:
+        return dataset_class(data), where, name
+    except BAD_MINARI as error:
         raise DemoError(f"{where} cannot be read ({error or type(error).__name__}).") from error
 
 
 def _read_episode(episode: Any, where: str, name: str, reading: Reading) -> Demo:
-    observations = dict(_leaves(episode.observations))
+    observations = dict(leaves(episode.observations))
     cameras = [key for key, values in observations.items() if is_images(values)]
     if not cameras:
         held = ", ".join(f"{key or 'array'} {np.shape(values)}" for key, values in observations.items())
@@ -87,7 +108,7 @@ def _read_episode(episode: Any, where: str, name: str, reading: Reading) -> Demo
     )  # fmt: skip
 
 
-def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Walk through nested observations, naming each array by its path."""
     if isinstance(values, Mapping):
         members: Sequence[tuple[Any, Any]] = list(values.items())
@@ -97,7 +118,7 @@ def _leaves(values: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, values
         return
     for key, value in members:
-        yield from _leaves(value, f"{name}/{key}" if name else str(key))
+        yield from leaves(value, f"{name}/{key}" if name else str(key))
 
 
 def _success(infos: Any) -> bool | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vrm.errors import FrameError, MissingExtraError
-from vrm.rewards.base import RewardModel
+from vrm.rewards.base import RewardModel, load_reward
 from vrm.wrappers.history import StateRow
 from vrm.wrappers.stream import Mode, RewardStream, check_online
 
@@ -21,6 +23,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("torchrl", "torchrl", "RewardTransform") from error
 
+RewardSource = RewardModel | str | Path | Callable[[], RewardModel]
+
 
 class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no types
     """Replaces the reward of a TorchRL environment by a reward model's, for every environment of its batch at once.
@@ -29,17 +33,27 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
     ``RewardSum()`` after it to sum the new reward. The model is no submodule: it neither moves nor saves with the
     environment.
 
+    Inside collectors with workers give the path of a saved reward, or a function that builds one: each process then
+    loads it when it first needs it, and nothing but the path travels. A history belongs to one running environment:
+    copies, clones and pickles of the transform begin without one.
+
+    Frames are an entry of the data, so a policy is free to read states. They come from ``GymEnv(from_pixels=True)``,
+    from :func:`~vrm.wrappers.torchrl_env.capture_env` (``info["frame"]``, entry ``"frame"``), or from TorchRL's
+    ``PixelRenderTransform`` put before this one, which calls ``env.render()``.
+
     With ``mode="episode_end"`` all steps but an episode's last are paid 0; the last is paid the sum of what the model
     gives to all of them.
 
     Args:
-        model: a reward model; a causal one unless ``mode`` is ``"episode_end"``.
+        model: a reward model, the path of a saved one, or a function that returns one; a causal one unless ``mode`` is
+            ``"episode_end"``.
         pixels: entry with frames ``(..., H, W, 3)`` uint8, as ``GymEnv(..., from_pixels=True)`` writes.
         keep_frame: whether the pixels stay in the data.
         mode: when rewards are paid, ``"step"`` or ``"episode_end"``.
 
     Raises:
-        ValueError: if the model needs frames from the future and is to be paid step by step.
+        ValueError: if the model needs frames from the future and is to be paid step by step; when it is loaded, for one
+            that is given by path or function.
         FrameError: at reset, if there are no pixels in that layout.
 
     Example:
@@ -48,22 +62,33 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
     """
 
     def __init__(
-        self, model: RewardModel, pixels: str = "pixels", *, keep_frame: bool = False, mode: Mode = "step"
+        self, model: RewardSource, pixels: str = "pixels", *, keep_frame: bool = False, mode: Mode = "step"
     ) -> None:
         """Name the entries; the history starts at the first reset, when the batch is known."""
         super().__init__(in_keys=[pixels], out_keys=["reward"])
         self.pixels = pixels
         self.keep_frame = keep_frame
-        self._state_keys = check_online(model, mode).state_keys
-        self._new_stream = partial(RewardStream, model, mode=mode)  # hides the model from nn.Module
+        if isinstance(model, RewardModel):
+            check_online(model, mode)
+        self._new_stream = partial(_new_stream, model, mode)  # hides the model from nn.Module
         self._stream: RewardStream | None = None
+
+    def clone(self) -> RewardTransform:
+        """Copy the transform without its history: two environments must not share one."""
+        copied: RewardTransform = super().clone()
+        copied._stream = None
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the history here: it belongs to the environment of this process."""
+        return {**super().__getstate__(), "_stream": None}
 
     def _reset(self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         mask = tensordict.get("_reset", None)
         stream, frames = self._stream_for(tensordict_reset), self._take_frames(tensordict_reset)
         if stream.needs_reset_frame:
             zero = torch.zeros(stream.num_envs)
-            state = self._read_state(tensordict_reset, zero)
+            state = self._read_state(stream, tensordict_reset, zero)
             stream.begin(frames, state, None if mask is None else mask.reshape(-1).cpu())
         tensordict_reset["env_reward"] = torch.zeros(*tensordict_reset.batch_size, 1, device=tensordict_reset.device)
         return tensordict_reset
@@ -72,7 +97,9 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
         stream, frames = self._stream_for(next_tensordict), self._take_frames(next_tensordict)
         env_reward = next_tensordict["reward"].float()
         done = next_tensordict["done"].reshape(-1).cpu()
-        reward = stream.push(frames, done, self._read_state(next_tensordict, env_reward))
+        mask = tensordict.get("_step", None)  # which environments of the batch made this step
+        state = self._read_state(stream, next_tensordict, env_reward)
+        reward = stream.push(frames, done, state, None if mask is None else mask.reshape(-1).cpu())
         next_tensordict["env_reward"] = env_reward
         next_tensordict["reward"] = reward.reshape(env_reward.shape).to(env_reward.device)
         return next_tensordict
@@ -96,11 +123,13 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
         copied: Tensor = frames.reshape(-1, *frames.shape[-3:]).movedim(-1, -3).clone()
         return copied
 
-    def _read_state(self, tensordict: TensorDictBase, env_reward: Tensor) -> list[StateRow] | None:
-        if not self._state_keys:
+    @staticmethod
+    def _read_state(stream: RewardStream, tensordict: TensorDictBase, env_reward: Tensor) -> list[StateRow] | None:
+        keys = stream.model.state_keys
+        if not keys:
             return None
         columns = {}
-        for key in self._state_keys:
+        for key in keys:
             values = env_reward if key == "env_reward" else tensordict.get(key, None)
             if values is None:
                 raise ValueError(f"The reward reads state {key!r}, but the data has only {sorted(tensordict.keys())}.")
@@ -122,3 +151,14 @@ class RewardTransform(Transform):  # type: ignore[misc]  # torchrl ships no type
     @staticmethod
     def _scalar(spec: Composite) -> Unbounded:
         return Unbounded(shape=(*spec.shape, 1), dtype=torch.float32, device=spec.device)
+
+
+def _new_stream(source: RewardSource, mode: Mode, num_envs: int) -> RewardStream:
+    return RewardStream(build_reward(source), num_envs, mode)
+
+
+def build_reward(source: RewardSource) -> RewardModel:
+    """Return the model, load it if its path is given, or build it."""
+    if isinstance(source, RewardModel):
+        return source
+    return load_reward(source) if isinstance(source, str | Path) else source()
