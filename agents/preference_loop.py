@@ -268,7 +268,7 @@ def _wide(seen: Tensor) -> Tensor:
 
 def _off_policy(algo: BaseAlgorithm) -> OffPolicyAlgorithm:
     if not isinstance(algo, OffPolicyAlgorithm):
-        raise ValueError(
+        raise ComparisonError(
             f"{type(algo).__name__} is on-policy and keeps no replay buffer that could be paid anew when the reward "
             "has learned; train on preferences with SAC, TD3 or DQN."
         )

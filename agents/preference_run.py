@@ -7,7 +7,7 @@ from typing import Protocol
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from vrm.agents.run import RunFolder, WritesItself, _read_checkpoint, _write_checkpoint
+from vrm.agents.run import RunFolder, WritesItself, read_algorithm, write_algorithm
 
 
 class Loop(Protocol):
@@ -55,10 +55,10 @@ class _Together:
         self.loop.algo.num_timesteps = steps
 
     def write_checkpoint(self, folder: Path) -> None:
-        _write_checkpoint(self.loop.algo, folder)
+        write_algorithm(self.loop.algo, folder)
         self.loop.write(folder)
 
     def read_checkpoint(self, folder: Path, with_buffer: bool = True) -> None:
-        _read_checkpoint(self.loop.algo, folder, with_buffer)
+        read_algorithm(self.loop.algo, folder, with_buffer)
         if with_buffer:
             self.loop.read(folder)

@@ -101,7 +101,7 @@ class RunFolder:
         if isinstance(algo, WritesItself):
             algo.write_checkpoint(partial)
         else:
-            _write_checkpoint(algo, partial)
+            write_algorithm(algo, partial)
         shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         for old in self.checkpoints()[:-keep]:
@@ -125,7 +125,7 @@ class RunFolder:
             if isinstance(algo, WritesItself):
                 algo.read_checkpoint(found[-1], with_buffer)
             else:
-                _read_checkpoint(algo, found[-1], with_buffer)
+                read_algorithm(algo, found[-1], with_buffer)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"Checkpoint {str(found[-1])!r} does not fit this {type(algo).__name__} or is damaged "
@@ -146,7 +146,8 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _write_checkpoint(algo: BaseAlgorithm, folder: Path) -> None:
+def write_algorithm(algo: BaseAlgorithm, folder: Path) -> None:
+    """Write weights, optimisers, counters and replay buffer of an algorithm of Stable-Baselines3."""
     torch.save(_weights(algo), folder / "weights.pt")
     counters = {name: getattr(algo, name) for name in ("num_timesteps", "_n_updates", "_episode_num")}
     (folder / "counters.json").write_text(json.dumps(counters))
@@ -155,7 +156,8 @@ def _write_checkpoint(algo: BaseAlgorithm, folder: Path) -> None:
         _save_buffer(buffer, folder / "replay.npz")
 
 
-def _read_checkpoint(algo: BaseAlgorithm, folder: Path, with_buffer: bool) -> None:
+def read_algorithm(algo: BaseAlgorithm, folder: Path, with_buffer: bool) -> None:
+    """Read what :func:`write_algorithm` wrote, into an algorithm made with the same settings."""
     _restore_weights(algo, torch.load(folder / "weights.pt", weights_only=True, map_location=algo.device))
     for name, value in json.loads((folder / "counters.json").read_text()).items():
         setattr(algo, name, value)

@@ -53,8 +53,8 @@ class Collection:
 
     Raises:
         UnknownNameError: if there is no such ``kind``.
-        VrmError: if the environments cannot be shared evenly, or the reward learns online or needs the future and there
-            are workers.
+        VrmError: if the environments cannot be shared evenly, or the reward learns online, or it needs the future and
+            there are workers.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class Collection:
         """Make the environments; with workers, start them."""
         if kind not in KINDS:
             raise UnknownNameError("collector", kind, KINDS)
+        if hasattr(reward, "observe"):
+            raise VrmError(
+                f"{type(reward).__name__} goes on learning from what the agent does, which agents of TorchRL do not "
+                "show it; train one of Stable-Baselines3, such as agent=sac."
+            )
         self.agent = agent
         steps = agent.steps_per_batch
         if not reward.causal:
@@ -88,8 +93,6 @@ class Collection:
             self._collector = _single(make, agent, n_envs * steps)
             self._collector.set_seed(seed)
             return
-        if hasattr(reward, "observe"):
-            _check_alone(kind, f"{type(reward).__name__} goes on learning")
         if workers < 1 or n_envs % workers:
             raise VrmError(f"n_envs must be a multiple of the collector's workers, got n_envs={n_envs}, {workers=}.")
         share = partial(_scored, task, size, keys, n_envs // workers, str(reward_file.absolute()))

@@ -20,6 +20,7 @@ from vrm.agents.train import MakeAlgorithm, build, finish
 from vrm.data.trajectories import open_trajectories
 from vrm.envs import TextGoalTask
 from vrm.rewards import RewardModel
+from vrm.rewards.base import check_taught
 
 LOG_EVERY = 10  # rollouts
 UPDATES = 50  # from a dataset, between looks at what is due
@@ -153,6 +154,7 @@ def _session(
     task: TextGoalTask, reward: RewardModel, make_agent: MakeAlgorithm, out: Path, schedule: Schedule
 ) -> Iterator[tuple[TorchAgent, Chores, RunFolder]]:
     """Everything around training: the folder, the newest checkpoint, what is due, and an end that loses nothing."""
+    check_taught(reward)
     run = RunFolder(out)
     venv = make_envs(task, 1, schedule.size)
     try:

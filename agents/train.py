@@ -23,6 +23,7 @@ from vrm.agents.run import RunFolder
 from vrm.envs import TextGoalTask
 from vrm.pictures import film_strip
 from vrm.rewards import Rank2Reward, RewardModel, WinRateReward
+from vrm.rewards.base import check_taught
 from vrm.rewards.distilled import DistilledReward
 from vrm.rewards.labellers import Labeller
 from vrm.video import read_video
@@ -78,12 +79,15 @@ def train(
 
     Raises:
         CheckpointError: if there is nothing to resume.
+        UntaughtError: if the reward has learned nothing and nobody teaches it.
         ComparisonError: if there is a labeller, but the reward does not learn from it, or never learned anything.
         ValueError: if ``total_steps`` is not positive, or the algorithm is on-policy and the reward needs the future or
             a labeller.
     """
     if total_steps < 1:
         raise ValueError(f"total_steps must be at least 1, got {total_steps}.")
+    if labeller is None and not isinstance(reward, DistilledReward):
+        check_taught(reward)
     preference = (preference or PreferenceSettings()).fitting(task) if labeller is not None else None
     run = RunFolder(out)
     venv = make_envs(task, n_envs, size)
@@ -102,33 +106,38 @@ def train(
     examiner = Examiner(task, reward, size, lanes=min(eval_episodes, 10))
     every = {"eval": eval_every, "checkpoint": checkpoint_every, "video": video_every}
     chores = Chores(run, examiner, reward, total_steps, every, eval_episodes, seed + 10_000, size)
-    if loop is None:
-        paid = reward.playing() if isinstance(reward, WinRateReward) else reward
-        callbacks: list[BaseCallback] = [attach_reward(algo, paid, batch=reward_batch), chores]
-    else:
-        callbacks = [DeferredRewardCallback(loop.queue), loop, chores]
-    if isinstance(reward, Rank2Reward):
-        callbacks.insert(0, OnlineRewardCallback(reward, seed=seed))  # before frames are taken
-    teachers = []
-    if isinstance(reward, DistilledReward):
-        teachers = [DistillationCallback(reward, run.path / "annotations", seed=seed)]
-        callbacks = [*teachers, *callbacks]
+    payers = _payers(algo, reward, loop, run, reward_batch, seed)
     try:
         if start < total_steps:
-            algo.learn(total_steps - start, callback=callbacks, reset_num_timesteps=start == 0, log_interval=10)
+            algo.learn(total_steps - start, callback=[*payers, chores], reset_num_timesteps=start == 0, log_interval=10)
         result = finish(run, chores)
     except KeyboardInterrupt:
         chores.checkpoint()
         print(f"\nInterrupted at step {algo.num_timesteps}, saved; continue with: vrm train --resume {run.path}")
         raise
     finally:
-        for teacher in teachers:
-            teacher.close()
+        for payer in payers:
+            if isinstance(payer, DistillationCallback):
+                payer.close()
         chores.finish()
         algo.logger.close()
         examiner.close()
         venv.close()
     return result
+
+
+def _payers(
+    algo: BaseAlgorithm, reward: RewardModel, loop: PreferenceLoop | None, run: RunFolder, batch: int, seed: int
+) -> list[BaseCallback]:
+    """What pays the agent, and before it what shows its frames to a reward that goes on learning."""
+    if loop is not None:
+        return [DeferredRewardCallback(loop.queue), loop]
+    payer = attach_reward(algo, reward.playing() if isinstance(reward, WinRateReward) else reward, batch=batch)
+    if isinstance(reward, Rank2Reward):
+        return [OnlineRewardCallback(reward, seed=seed), payer]
+    if isinstance(reward, DistilledReward):
+        return [DistillationCallback(reward, run.path / "annotations", seed=seed), payer]
+    return [payer]
 
 
 def build(

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from statistics import median
 import matplotlib
 import numpy as np
 from timing import print_table
+from trainings import VRM, resuming, run, success
 
 # environment steps each agent gets
 TASKS = {"inverted_pendulum": 20_000, "reacher_reach": 30_000, "fetch_reach": 25_000, "humanoid_kneeling": 80_000}
@@ -36,7 +34,6 @@ KINDS = {
     "rank2reward": ("rank2reward",),
 }
 EPISODES, DEMOS = 20, 5
-VRM = [sys.executable, "-m", "vrm.cli"]
 
 
 @dataclass(frozen=True)
@@ -53,22 +50,7 @@ class Agent:
 
     def success(self, out: Path) -> float | None:
         """Success rate of the finished agent; None as long as it is not finished."""
-        path = self.folder(out) / "evaluations.csv"
-        if not path.is_file():
-            return None
-        last = list(csv.DictReader(path.open()))[-1]
-        return float(last["success_rate"]) if int(last["step"]) >= TASKS[self.task] else None
-
-
-def run(command: list[str], log: Path) -> None:
-    """Run a command with its output in a file; what fails says so and leaves a gap in the table."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        done = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    if done.returncode:
-        print(f"failed, see {log}: {' '.join(command)}", flush=True)
+        return success(self.folder(out), TASKS[self.task])
 
 
 def train(agent: Agent, out: Path) -> None:
@@ -76,9 +58,8 @@ def train(agent: Agent, out: Path) -> None:
     if agent.success(out) is not None:
         return
     folder, steps = agent.folder(out), TASKS[agent.task]
-    if any((folder / "checkpoints").glob("[0-9]*")):
-        command = [*VRM, "train", "--resume", str(folder), f"agent.total_steps={steps}"]
-    else:
+    command = resuming(folder, steps)
+    if command is None:
         reward = agent.reward if agent.reward in TEACHERS else str(reward_file(agent.task, agent.reward, out))
         command = [
             *VRM, "train", f"task={agent.task}", f"reward={reward}", f"seed={agent.seed}",

@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -22,6 +19,7 @@ from statistics import mean, median
 import matplotlib
 import numpy as np
 from timing import print_table
+from trainings import VRM, resuming, run, success
 
 
 @dataclass(frozen=True)
@@ -47,36 +45,13 @@ AGENTS = {
     "true rewards": ("iql", "recording"),
 }
 EPISODES = 20
-VRM = [sys.executable, "-m", "vrm.cli"]
-
-
-def run(command: list[str], log: Path) -> bool:
-    """Run a command with its output in a file; what fails says so and leaves a gap in the table."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        done = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    if done.returncode:
-        print(f"failed, see {log}: {' '.join(command)}", flush=True)
-    return done.returncode == 0
-
-
-def success(folder: Path, steps: int) -> float | None:
-    """Success rate of a finished agent; None as long as it is not finished."""
-    path = folder / "evaluations.csv"
-    if not path.is_file():
-        return None
-    last = list(csv.DictReader(path.open()))[-1]
-    return float(last["success_rate"]) if int(last["step"]) >= steps else None
 
 
 def train(folder: Path, steps: int, settings: list[str]) -> float | None:
     """Train an agent, or go on with it."""
     if success(folder, steps) is None:
-        if any((folder / "checkpoints").glob("[0-9]*")):
-            command = [*VRM, "train", "--resume", str(folder), f"agent.total_steps={steps}"]
-        else:
+        command = resuming(folder, steps)
+        if command is None:
             command = [
                 *VRM, "train", *settings, f"agent.total_steps={steps}", f"eval_every={max(steps // 5, 1000)}",
                 f"eval_episodes={EPISODES}", f"checkpoint_every={max(steps // 5, 1000)}", f"video_every={steps}",

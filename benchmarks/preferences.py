@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from statistics import median
 import matplotlib
 import numpy as np
 from timing import print_table
+from trainings import VRM, resuming, run, success
 
 # environment steps each agent gets, and its algorithm
 TASKS = {
@@ -43,7 +41,6 @@ TEACHERS = {
     "spo": ("reward=win_rate", "labeller=judge"),
 }
 EPISODES, SESSIONS, BUDGET = 20, 10, 400
-VRM = [sys.executable, "-m", "vrm.cli"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,7 @@ class Agent:
 
     def success(self, out: Path) -> float | None:
         """Success rate of the finished agent; None as long as it is not finished."""
-        path = self.folder(out) / "evaluations.csv"
-        if not path.is_file():
-            return None
-        last = list(csv.DictReader(path.read_text().splitlines()))[-1]
-        return float(last["success_rate"]) if int(last["step"]) >= self.steps(out) else None
+        return success(self.folder(out), self.steps(out))
 
     def label_accuracy(self, out: Path) -> float | None:
         """Share of answers in line with the environment's own reward, mean over sessions; None where none is known."""
@@ -79,25 +72,13 @@ class Agent:
         return float(np.mean(known)) if known else None
 
 
-def run(command: list[str], log: Path) -> None:
-    """Run a command with its output in a file; what fails says so and leaves a gap in the table."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        done = subprocess.run(
-            command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    if done.returncode:
-        print(f"failed, see {log}: {' '.join(command)}", flush=True)
-
-
 def train(agent: Agent, out: Path) -> None:
     """Train an agent, or go on with it."""
     if agent.success(out) is not None:
         return
     folder, steps = agent.folder(out), agent.steps(out)
-    if any((folder / "checkpoints").glob("[0-9]*")):
-        command = [*VRM, "train", "--resume", str(folder), f"agent.total_steps={steps}"]
-    else:
+    command = resuming(folder, steps)
+    if command is None:
         asking = {
             "budget": BUDGET, "queries_per_session": BUDGET // SESSIONS, "unsupervised_steps": steps // 12,
             "session_every": steps // (SESSIONS + 2),

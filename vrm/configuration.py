@@ -201,10 +201,11 @@ def build_rewards(
         The rewards by name; a saved one by its file's name without suffix.
 
     Raises:
-        VrmError: if a name or setting is unknown, named twice, or a reward cannot be built.
+        VrmError: if a name or setting is unknown, named twice, or a reward cannot be built or has learned nothing.
     """
     from vrm.encoders import Encoder
     from vrm.rewards import load_reward
+    from vrm.rewards.base import check_taught
 
     loaded: Encoder | None = None
     found: dict[str, RewardModel] = {}
@@ -231,6 +232,8 @@ def build_rewards(
         with _one_sentence(f"Reward {name!r} cannot be built"):
             loaded = instantiate(config.encoder) if loaded is None else loaded
             found[label] = instantiate(config.reward)(loaded)
+    for reward in found.values():
+        check_taught(reward)
     return found
 
 

@@ -19,6 +19,10 @@ class PromptError(VrmError, ValueError):
     """Goal or baseline prompts that cannot define a reward."""
 
 
+class UntaughtError(VrmError, ValueError):
+    """A reward that is to pay before it has learned anything."""
+
+
 class CheckpointError(VrmError, RuntimeError):
     """Weights or run files that are missing, damaged or made for something else."""
 

@@ -22,7 +22,7 @@ from vrm.agents.segment_store import SegmentStore
 from vrm.agents.train import build
 from vrm.data.comparisons import Answer, ComparisonError, Segments
 from vrm.envs import make_task
-from vrm.errors import UnknownNameError
+from vrm.errors import UnknownNameError, UntaughtError
 from vrm.label.human import HumanLabeller
 from vrm.rewards import GoalReward
 from vrm.rewards.preference import PreferenceReward
@@ -229,8 +229,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(task, encoder, tmp_path):
     teacher = SyntheticTeacher()
     make_ppo = partial(PPO, "MlpPolicy", n_steps=10, batch_size=10)
     go = partial(train, task, total_steps=50, labeller=teacher, **RUN)
-    with pytest.raises(ValueError, match="PPO is on-policy"):
+    with pytest.raises(ComparisonError, match="PPO is on-policy"):
         go(learner(encoder), make_ppo, tmp_path, preference=ASKING)
+    with pytest.raises(UntaughtError, match="PreferenceReward has learned nothing"):
+        train(task, learner(encoder), make_sac, tmp_path / "alone", total_steps=10)
     with pytest.raises(ComparisonError, match="not a GoalReward"):
         go(GoalReward(encoder, "a pole"), make_sac, tmp_path, preference=ASKING)
     with pytest.raises(ComparisonError, match="segment=21 is longer than the 20 steps"):

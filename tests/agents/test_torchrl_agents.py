@@ -161,6 +161,19 @@ def test_rewards_that_need_the_future_label_whole_episodes(task, reward, tmp_pat
     assert len(data["next", "reward"].unique()) > 20
 
 
+@pytest.mark.parametrize("kind", ["sync", "multi"])
+def test_a_reward_that_goes_on_learning_is_refused(task, encoder, tmp_path, kind):
+    class Learner(GoalReward):
+        def observe(self, agent):
+            return {}
+
+    with pytest.raises(VrmError, match="Learner goes on learning"):
+        train_torchrl(
+            task, Learner(encoder, task.goal), make_sac, tmp_path, Schedule(total_steps=80, **EVERY), n_envs=4,
+            collector={"kind": kind},
+        )  # fmt: skip
+
+
 def test_what_does_not_go_together_is_told(task, reward, tmp_path):
     cartpole = make_task("cartpole", episode_steps=20)
     with pytest.raises(VrmError, match=r"SAC needs continuous actions.*agent=torchrl_ppo"):

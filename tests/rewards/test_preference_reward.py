@@ -8,9 +8,9 @@ from contract import check_reward
 from tiny import TinyEncoder, random_clips
 
 from vrm import load_reward
-from vrm.configuration import build_reward, compose
+from vrm.configuration import build_reward, build_rewards, compose
 from vrm.data.comparisons import ComparisonError, Comparisons
-from vrm.errors import PromptError, UnknownNameError
+from vrm.errors import PromptError, UnknownNameError, UntaughtError
 from vrm.rewards.preference import PreferenceReward
 from vrm.rewards.preference_exam import calibration_error, contradictions, questions, split_questions
 from vrm.rewards.preference_networks import restandardise
@@ -215,6 +215,12 @@ def test_the_configuration_builds_one():
     reward = build_reward(config)
     assert isinstance(reward, PreferenceReward)
     assert reward.config() == PreferenceReward(reward.encoder, link="davidson").config()
+
+
+@pytest.mark.parametrize("name", ["preference", "distilled"])
+def test_what_has_learned_nothing_judges_no_videos(name):
+    with pytest.raises(UntaughtError, match="has learned nothing yet"):
+        build_rewards([name])
 
 
 def test_scaling_anew_changes_no_output():

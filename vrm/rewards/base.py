@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vrm.encoders import Encoder, load_encoder
-from vrm.errors import CheckpointError, PromptError, UnknownNameError
+from vrm.errors import CheckpointError, PromptError, UnknownNameError, UntaughtError
 from vrm.frames import check_frames
 
 Goals = Sequence[str] | None
@@ -55,6 +55,11 @@ class RewardModel(nn.Module, ABC):
     range: tuple[float, float] = (-float("inf"), float("inf"))
     reads_pixels: bool = True
     takes_goals: bool = True
+
+    @property
+    def taught(self) -> bool:
+        """Whether it knows what to pay; a reward that others teach says no until they have."""
+        return True
 
     @property
     def state_keys(self) -> tuple[str, ...]:
@@ -141,6 +146,21 @@ class RewardModel(nn.Module, ABC):
         named = self.named_modules(remove_duplicate=False)  # a shared encoder's weights appear once per part
         outside = tuple(f"{name}." for name, module in named if isinstance(module, Encoder))
         return {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items() if not k.startswith(outside)}
+
+
+def check_taught(reward: RewardModel) -> None:
+    """Refuse a reward that knows nothing yet, or has such a part.
+
+    Raises:
+        UntaughtError: naming it.
+    """
+    for part in reward.modules():
+        if isinstance(part, RewardModel) and not part.taught:
+            raise UntaughtError(
+                f"{type(part).__name__} has learned nothing yet, so what it pays means nothing; give the file of one "
+                "that was fitted, or let it be taught while an agent of Stable-Baselines3 trains (reward=preference "
+                "labeller=NAME, reward=distilled)."
+            )
 
 
 def load_reward(path: str | Path, encoder: Encoder | None = None) -> RewardModel:

@@ -273,6 +273,11 @@ class DistilledReward(RewardModel):
         codes: Tensor = self.hasher(inputs)
         return codes
 
+    @property
+    def taught(self) -> bool:
+        """Whether the student was ever fitted."""
+        return bool(self.fits)
+
     def calibrate(self, clips: Tensor | Iterable[Tensor], low: float = 5.0, high: float = 95.0) -> Self:
         """Calibrate the teacher, if that is possible; the student's scale is that of the labels it then gives."""
         calibrate: Any = getattr(self.teacher, "calibrate", None)

@@ -261,6 +261,11 @@ class PreferenceReward(RewardModel):
         """
         return self._likely(self._seen(Comparisons.of(first, second, torch.full((len(first),), torch.nan))))
 
+    @property
+    def taught(self) -> bool:
+        """Whether it was ever fitted."""
+        return bool(self.trained)
+
     def stamp(self) -> str:
         """Twelve hex digits that change whenever the reward does."""
         digest = hashlib.sha256(repr((self.caution, self.anchor)).encode())

@@ -72,6 +72,7 @@ class UserReward(RewardModel):
     reads_pixels = False
     per_user: ClassVar[tuple[str, ...]] = ("shift", "factor")  # tensors with a row for each user
     encoder: Encoder
+    settings: dict[str, Any]  # the constructor's other arguments
     shift: Tensor
     factor: Tensor
 
@@ -84,6 +85,15 @@ class UserReward(RewardModel):
         self.user = self._known(user)
         self.register_buffer("shift", torch.zeros(len(users)))
         self.register_buffer("factor", torch.ones(len(users)))
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments; the encoder by name."""
+        return {"encoder": self.encoder.name, "users": self.users, "user": self.user, **self.settings}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], encoder: Encoders = None) -> Self:
+        """Build with first weights, which loading replaces."""
+        return cls(**{**config, "encoder": pick_encoder(config["encoder"], encoder)})
 
     @classmethod
     @torch.inference_mode(False)
@@ -331,15 +341,6 @@ class IdealPointReward(UserReward):
             for _ in range(steps):
                 descend(optimiser, self._loss(here, weights.expand(len(here), -1)))
         return self._joined(user, data, weights=weights.detach()[0])
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; the encoder by name."""
-        return {"encoder": self.encoder.name, "users": self.users, "user": self.user, **self.settings}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], encoder: Encoders = None) -> Self:
-        """Build with first weights, which loading replaces."""
-        return cls(**{**config, "encoder": pick_encoder(config["encoder"], encoder)})
 
     def _values(self, features: Tensor, rows: Tensor) -> Tensor:
         ideal = self.weights[rows].softmax(dim=-1) @ self.prototypes

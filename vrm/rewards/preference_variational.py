@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 from vrm.data.comparisons import Comparisons
 from vrm.encoders import Encoder
 from vrm.errors import UnknownNameError
-from vrm.rewards.base import Encoders, pick_encoder
 from vrm.rewards.holdout import seeded_training
 from vrm.rewards.preference_losses import bradley_terry, bradley_terry_loss
 from vrm.rewards.preference_training import check_answers, compared_features
@@ -128,7 +127,7 @@ class VariationalReward(UserReward):
             raise UnknownNameError("scaling", scaling, get_args(Scaling))
         if min(latent, width, rivals) < 1:
             raise ValueError(f"Sizes must be at least 1, got {latent=}, {width=}, {rivals=}.")
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "latent": latent, "width": width, "scaling": str(scaling), "rivals": rivals, "seed": seed,
         }  # fmt: skip
         self.range = (0.0, 1.0) if scaling == "win" else (-float("inf"), float("inf"))
@@ -243,15 +242,6 @@ class VariationalReward(UserReward):
         sides = (self._decoded(side.flatten(0, 1).to(codes.device), codes) for side in (data.first, data.second))
         first_worth, second_worth = (raw.reshape(SAMPLES, *data.first.shape[:2]).sum(dim=2) for raw in sides)
         return bradley_terry(first_worth - second_worth)
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments; the encoder by name."""
-        return {"encoder": self.encoder.name, "users": self.users, "user": self.user, **self.settings}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], encoder: Encoders = None) -> Self:
-        """Build with first weights, which loading replaces."""
-        return cls(**{**config, "encoder": pick_encoder(config["encoder"], encoder)})
 
     def _values(self, features: Tensor, rows: Tensor) -> Tensor:
         values = self._decoded(features, self.means[rows])
