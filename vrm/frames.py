@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from vrm.errors import FrameError
 
@@ -64,3 +65,14 @@ def from_hwc(frames: NDArray[np.uint8]) -> Tensor:
 def to_float(frames: Tensor) -> Tensor:
     """Map checked frames to float in [0, 1]; differentiable for float input."""
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
+
+
+def fit_side(frames: Tensor, side: int) -> Tensor:
+    """Make uint8 frames ``(..., 3, H, W)`` smaller, aspect kept, where their longest side is above ``side`` pixels."""
+    longest = max(frames.shape[-2:])
+    if longest <= side or not frames.numel():
+        return frames
+    height, width = (max(round(n * side / longest), 1) for n in frames.shape[-2:])
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    small = functional.interpolate(flat, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return small.reshape(*frames.shape[:-2], height, width)

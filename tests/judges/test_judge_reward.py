@@ -1,9 +1,13 @@
 """A judge as a reward: the contract, what it asks, and what it costs."""
 
+import base64
+import io
+
 import pytest
 import torch
 from contract import check_reward
 from openai_server import failing
+from PIL import Image
 from real_frames import BASELINE, GOAL, frames_of
 from tiny import random_clips
 
@@ -12,6 +16,8 @@ from vrm.configuration import build_rewards
 from vrm.errors import PromptError, UnknownNameError, VrmError
 from vrm.judges import JudgeError, make_judge
 from vrm.rewards.judge import JudgeReward
+from vrm.scoring import score
+from vrm.video import write_video
 
 SIM = {"backend": "sim", "baseline": BASELINE}
 RUBRIC = [{"name": "low", "statement": GOAL, "weight": 2.0}, {"name": "upright", "statement": "a humanoid robot"}]
@@ -96,8 +102,21 @@ def test_wrong_settings_are_refused_in_one_sentence(encoder):
         JudgeReward(encoder, SIM, GOAL, ask="rubric")
     with pytest.raises(ValueError, match="ask must be one of"):
         JudgeReward(encoder, SIM, GOAL, ask="why")
-    with pytest.raises(ValueError, match="frames >= 1"):
+    with pytest.raises(ValueError, match="size of at least 1"):
         JudgeReward(encoder, SIM, GOAL, frames=0)
     with pytest.raises(VrmError, match="Unknown judge"):
         build_rewards(["judge"], overrides=["judge.judge.backend=none"])
     assert JudgeReward(encoder, SIM, GOAL)(random_clips()).shape == (4, 5)
+
+
+def test_a_judge_of_files_sees_frames_in_their_own_shape(server, tmp_path):
+    frames = torch.randint(0, 256, (6, 3, 96, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / "clip.mp4", frames, fps=10)
+    for size, shape in ((448, (160, 96)), (80, (80, 48))):
+        judge = {"backend": "http", "url": server.url, "model": "bright-1"}
+        reward = JudgeReward(None, judge, GOAL, per="clip", frames=2, size=size)
+        row = score(tmp_path / "clip.mp4", {"judge": reward}, GOAL, cache=tmp_path / "features").to_pylist()[0]
+        assert row["error"] is None
+        parts = server.bodies[-1]["messages"][0]["content"]
+        shown = [part["image_url"]["url"].split(",")[1] for part in parts if part["type"] == "image_url"]
+        assert [Image.open(io.BytesIO(base64.b64decode(text))).size for text in shown] == [shape] * 2

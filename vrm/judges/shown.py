@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vrm.errors import PromptError
-from vrm.frames import check_frames
+from vrm.frames import check_frames, fit_side
 
 
 def spread_indices(total: int, count: int) -> list[int]:
@@ -28,10 +28,12 @@ def spread_indices(total: int, count: int) -> list[int]:
     return sorted({round(i * (total - 1) / (count - 1)) for i in range(count)})
 
 
-def as_pictures(frames: Tensor) -> Tensor:
-    """Checked clips ``(B, T, 3, H, W)`` as uint8."""
+def as_pictures(frames: Tensor, side: int | None = None) -> Tensor:
+    """Checked clips ``(B, T, 3, H, W)`` as uint8, made smaller where their longest side is above ``side``."""
     check_frames(frames, 5)
-    return frames if frames.dtype == torch.uint8 else (frames.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    if frames.dtype != torch.uint8:
+        frames = (frames.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    return frames if side is None else fit_side(frames, side)
 
 
 def check_goals(goals: Sequence[str], count: int) -> list[str]:

@@ -44,6 +44,8 @@ class RewardModel(nn.Module, ABC):
         range: the closed interval that rewards lie in before any calibration.
         reads_pixels: whether terms look at the frames themselves; a reward that says no sees them through encoder
             features only, which may then be handed over in their place (:meth:`vrm.encoders.Encoder.supply`).
+        frame_side: longest side of the frames, their aspect kept, that a reward which reads pixels should be given of
+            a video file; None for those that squashed frames of 64 x 64 serve as well.
         takes_goals: whether texts given per call mean anything; a reward whose goal is what it was made from says no,
             and refuses them.
     """
@@ -54,6 +56,7 @@ class RewardModel(nn.Module, ABC):
     differentiable: bool = True
     range: tuple[float, float] = (-float("inf"), float("inf"))
     reads_pixels: bool = True
+    frame_side: int | None = None
     takes_goals: bool = True
 
     @property

@@ -50,6 +50,7 @@ class _Composite(RewardModel):
         self.causal = all(part.causal for _, part in self._items())
         self.differentiable = any(part.differentiable for _, part in self._items())
         self.reads_pixels = any(part.reads_pixels for _, part in self._items())
+        self.frame_side = max((part.frame_side or 0 for _, part in self._items()), default=0) or None
         self.takes_goals = any(part.takes_goals for _, part in self._items())
         clip = any(part.granularity == "clip" for _, part in self._items())
         self.granularity: Literal["frame", "clip"] = "clip" if clip else "frame"

@@ -48,6 +48,7 @@ class JudgeReward(RewardModel):
         per: whether each ``"frame"`` or the ``"clip"`` is asked about; only the former can be paid online.
         frames: how many frames a question shows.
         stride: frames between those that a question per frame shows.
+        size: longest side of the shown frames, in pixels; larger ones are made smaller, aspect kept.
         otherwise: reward where the judge gave no answer. None leaves NaN, which scoring reports and training refuses.
         runner: keyword arguments of :class:`vrm.judges.JudgeRunner`: cache, limits, retries.
 
@@ -80,6 +81,7 @@ class JudgeReward(RewardModel):
         per: Literal["frame", "clip"] = "frame",
         frames: int = 1,
         stride: int = 1,
+        size: int = 448,
         otherwise: float | None = None,
         runner: Mapping[str, Any] | None = None,
     ) -> None:
@@ -87,9 +89,10 @@ class JudgeReward(RewardModel):
         super().__init__()
         if ask not in get_args(Ask) or per not in ("frame", "clip"):
             raise ValueError(f"ask must be one of {', '.join(get_args(Ask))}, per frame or clip; got {ask!r}, {per!r}.")
-        if frames < 1 or stride < 1 or not 2 <= levels <= 9:
+        if min(frames, stride, size) < 1 or not 2 <= levels <= 9:
             raise ValueError(
-                f"JudgeReward needs frames >= 1, stride >= 1 and levels in [2, 9], got {frames}, {stride} and {levels}."
+                "JudgeReward needs frames, stride and size of at least 1 and levels in [2, 9], "
+                f"got {frames}, {stride}, {size} and {levels}."
             )
         if (ask == "rubric") != bool(criteria):
             raise PromptError(f"ask='rubric' goes with criteria, got ask={ask!r} and {len(criteria)} criteria.")
@@ -98,6 +101,7 @@ class JudgeReward(RewardModel):
         self.goal, self.ask, self.per = goal, ask, per
         self.criteria = [c if isinstance(c, Criterion) else Criterion(**c) for c in criteria]
         self.levels, self.frames, self.stride, self.otherwise = levels, frames, stride, otherwise
+        self.frame_side = size
         self.limits = {name: value for name, value in (runner or {}).items() if value is not None}
         self.runner = make_runner(judge, self.limits, encoder)
         used = self.runner.judge
@@ -143,7 +147,8 @@ class JudgeReward(RewardModel):
         return {
             "judge": {"backend": self.runner.judge.backend, **self.runner.judge.settings()}, "goal": self.goal,
             "ask": self.ask, "criteria": [asdict(c) for c in self.criteria], "levels": self.levels, "per": self.per,
-            "frames": self.frames, "stride": self.stride, "otherwise": self.otherwise, "runner": self.limits,
+            "frames": self.frames, "stride": self.stride, "size": self.frame_side, "otherwise": self.otherwise,
+            "runner": self.limits,
         }  # fmt: skip
 
     @classmethod
@@ -157,7 +162,7 @@ class JudgeReward(RewardModel):
         return [max(last - i * self.stride, 0) for i in reversed(range(self.frames))]
 
     def _ask(self, shown: Tensor, goals: Goals) -> Terms:
-        pictures = as_pictures(shown)
+        pictures = as_pictures(shown, self.frame_side)
         sentences = [self.goal] * len(shown) if goals is None and self.goal else goals
         if self.ask == "rubric":
             found = dict(judge_by(self.runner, pictures, self.criteria, sentences).criteria)

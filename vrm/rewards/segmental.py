@@ -191,7 +191,7 @@ class SegmentalReward(RewardModel):
         self.image_reward = image_reward
         self.count, self.aggregate, self.options = int(segments), aggregate, options
         self.differentiable = image_reward.differentiable
-        self.reads_pixels = image_reward.reads_pixels
+        self.reads_pixels, self.frame_side = image_reward.reads_pixels, image_reward.frame_side
         self.takes_goals = image_reward.takes_goals
         low, high = image_reward.range
         shrinks = aggregate == "tar" and not options.get("normalise", False)

@@ -49,7 +49,7 @@ class _Change(RewardModel):
         self.window = min(potential.window + 1, sys.maxsize)
         self.granularity = potential.granularity
         self.differentiable = potential.differentiable
-        self.reads_pixels = potential.reads_pixels
+        self.reads_pixels, self.frame_side = potential.reads_pixels, potential.frame_side
         self.takes_goals = potential.takes_goals
 
     @property
@@ -174,7 +174,7 @@ class _Elementwise(RewardModel):
         self.reward = reward
         self.window, self.causal, self.granularity = reward.window, reward.causal, reward.granularity
         self.differentiable, self.reads_pixels = reward.differentiable, reward.reads_pixels
-        self.takes_goals = reward.takes_goals
+        self.takes_goals, self.frame_side = reward.takes_goals, reward.frame_side
 
     @property
     def state_keys(self) -> tuple[str, ...]:

@@ -22,6 +22,11 @@ FORMAT = 2  # of the cached files and of what is done to frames before they reac
 PIXELS = "pixels"
 
 
+def pixels_name(side: int | None) -> str:
+    """Name of the frames that rewards see which look at pixels: uint8 of this longest side, or small squashed ones."""
+    return PIXELS if side is None else f"{PIXELS}-{side}"
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of a decoded video.
@@ -67,7 +72,7 @@ class Clip:
     Attributes:
         facts: what is known of it.
         tensors: ``(T, D)`` float32 features by the name of their encoder's content (:func:`vrm.scoring.judge.Judge`),
-            and under ``"pixels"`` the ``(T, 3, 64, 64)`` small frames, where asked for.
+            and under the names of :func:`pixels_name` frames themselves, where asked for.
     """
 
     facts: Facts

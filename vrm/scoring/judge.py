@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from vrm.encoders import Encoder, Preprocess
 from vrm.errors import DecodeError, NonFiniteError, VrmError
-from vrm.frames import to_float
+from vrm.frames import fit_side, to_float
 from vrm.rewards import RewardModel
 from vrm.rewards.base import TERMINATED, to_spec
 from vrm.rewards.segmental import SegmentalReward
 from vrm.scoring.dataset import Row
-from vrm.scoring.features import PIXELS, Clip
+from vrm.scoring.features import Clip, pixels_name
 from vrm.scoring.inputs import InputError
 from vrm.scoring.plan import Item
 from vrm.video.decoding import Pictures
@@ -32,7 +32,7 @@ from vrm.video.read import as_frames
 CHUNK = 8  # frames squashed at once, because a long clip of large frames would not fit into memory as floats
 MAX_PROMPTS = 100_000  # remembered
 CUT = r"Encoder .* reads \d+ tokens, so the end of"  # how an encoder warns that it does not read all of a text
-PIXEL_SIZE = 64  # side of the squashed frames that rewards see which look at pixels
+PIXEL_SIZE = 64  # side of squashed frames
 STATE_KEYS = ("frame_index", "frame_count", TERMINATED)
 Task = tuple[Item, int]  # an item, and which of the rewards is to judge it
 
@@ -43,18 +43,19 @@ class Shrink:
 
     Attributes:
         fits: by name, how frames are fitted to an encoder's tower.
-        pixels: whether small frames are wanted.
+        sides: longest sides of the frames that are wanted themselves; None for ``(T, 3, 64, 64)`` squashed ones.
     """
 
     fits: dict[str, Preprocess]
-    pixels: bool
+    sides: tuple[int | None, ...]
 
     def __call__(self, pictures: Pictures) -> dict[str, Tensor]:
-        """Map ``(T, H, W, 3)`` uint8 to ``(T, 3, S, S)`` by name: uint8, but for the small frames, which are float."""
+        """Map ``(T, H, W, 3)`` uint8 to ``(T, 3, S, S)`` by name: uint8, but for squashed frames, which are float."""
         frames = as_frames(pictures)
         found = {name: fit.fit(frames).contiguous() for name, fit in self.fits.items()}
-        if self.pixels:
-            found[PIXELS] = torch.cat([_squash(chunk) for chunk in torch.split(frames, CHUNK)])
+        for side in self.sides:
+            shrunk = [_squash(c) if side is None else fit_side(c, side) for c in torch.split(frames, CHUNK)]
+            found[pixels_name(side)] = torch.cat(shrunk).contiguous()
         return found
 
 
@@ -84,17 +85,18 @@ class Judge:
         self.encoders: dict[str, Encoder] = {}
         for key, encoder in (pair for member in self.members for pair in member.encoders):
             self.encoders.setdefault(key, encoder)
-        self.reads_pixels = any(member.reward.reads_pixels for member in self.members)
+        readers = [member.reward for member in self.members if member.reward.reads_pixels]
+        self.sides = tuple(dict.fromkeys(reward.frame_side for reward in readers))
         self._tokens: dict[tuple[str, str], tuple[int, int] | None] = {}
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the tensors that a clip must have to be judged."""
-        return (*self.encoders, *((PIXELS,) if self.reads_pixels else ()))
+        return (*self.encoders, *map(pixels_name, self.sides))
 
     def shrink(self) -> Shrink:
         """Return what is done to decoded pictures."""
-        return Shrink({key: deepcopy(e.preprocess).cpu() for key, e in self.encoders.items()}, self.reads_pixels)
+        return Shrink({key: deepcopy(e.preprocess).cpu() for key, e in self.encoders.items()}, self.sides)
 
     def identity(self) -> dict[str, Any]:
         """All that the numbers depend on, as JSON values."""
@@ -173,7 +175,9 @@ class _Member:
         """Ask for score, parts and curve of one clip."""
         reward, facts = self.reward, clip.facts
         count = len(facts.indices)
-        clips = clip.tensors[PIXELS][None] if reward.reads_pixels else torch.zeros(1, count, 3, 1, 1, dtype=torch.uint8)
+        clips = torch.zeros(1, count, 3, 1, 1, dtype=torch.uint8)
+        if reward.reads_pixels:
+            clips = clip.tensors[pixels_name(reward.frame_side)][None]
         state = {
             "frame_index": torch.tensor([facts.indices]),
             "frame_count": torch.full((1, count), facts.info.frames),

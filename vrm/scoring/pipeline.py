@@ -13,7 +13,7 @@ from torch import Tensor
 from vrm.errors import DecodeError, NonFiniteError
 from vrm.scoring.batches import FrameBatcher
 from vrm.scoring.dataset import Row
-from vrm.scoring.features import PIXELS, Clip, Facts, FeatureCache, FileState
+from vrm.scoring.features import Clip, Facts, FeatureCache, FileState
 from vrm.scoring.judge import Judge, Task
 from vrm.video import Backend, DecodePool, FrameSampler, Sample
 
@@ -151,10 +151,10 @@ class Pipeline:
         known = self._cache.find_hash(facts.video_hash, self.judge.needs) if self._cache is not None else None
         video.clip = Clip(facts, dict(known.tensors) if known is not None else {})
         video.new = tuple(name for name in self.judge.needs if name not in video.clip.tensors)
-        video.awaited = set(video.new) - {PIXELS}
+        pictures = set(video.new) - set(self._batchers)
+        video.awaited = set(video.new) - pictures
         made: Any = sample.frames  # what the pool's transform made of them
-        if PIXELS in video.new:
-            video.clip.tensors[PIXELS] = made[PIXELS]
+        video.clip.tensors |= {name: made[name] for name in pictures}
         if not video.awaited:
             yield self._finish(number)
         for name in sorted(video.awaited):
