@@ -2,9 +2,12 @@
 
 import os
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from vrm.scoring import dataset
 from vrm.scoring.dataset import PARTS_FOLDER, SCORES_FILE, StoreError, choose_folder, merge, read_scores
 from vrm.scoring.plan import Plan, make_plan
 from vrm.scoring.schema import ROW
@@ -53,6 +56,19 @@ def test_the_same_rows_in_any_order_and_parts_give_the_same_bytes(tmp_path):
             store.add([row(item, item.index)])
         store.finish(plan.items(), ["goal"])
     assert (tmp_path / "a" / SCORES_FILE).read_bytes() == (tmp_path / "b" / SCORES_FILE).read_bytes()
+
+
+def test_a_merge_in_groups_keeps_every_row_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "GROUP", 4)
+    plan, order = plan_of(23), np.random.default_rng(0).permutation(23)
+    for half in (order[:11], order):  # the second merge reads rows of a file of several groups, and of parts
+        with ScoreStore(tmp_path / "s", IDENTITY, rows_per_part=3) as store:
+            items = list(plan.items())
+            store.add(row(items[n], float(n)) for n in half if items[n].key("goal") not in store.done())
+            store.finish(plan.items(), ["goal"])
+    file = pq.ParquetFile(tmp_path / "s" / SCORES_FILE)
+    assert file.num_row_groups == 6
+    assert file.read()["score"].to_pylist() == file.read()["index"].to_pylist() == list(range(23))
 
 
 def test_parts_that_were_merged_but_not_removed_do_no_harm(tmp_path):

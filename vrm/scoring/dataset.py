@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from vrm.errors import VrmError
 from vrm.scoring.plan import Item
@@ -21,6 +22,7 @@ from vrm.scoring.schema import ROW
 Row = dict[str, Any]
 Identity = dict[str, Any]
 RUN_FILE, SCORES_FILE, PARTS_FOLDER = "run.json", "scores.parquet", "parts"
+GROUP = 65_536  # rows of a file that are compressed, and read, together
 KEY_COLUMNS = ("id", "path", "prompt", "reward", "meta")
 
 
@@ -84,27 +86,60 @@ def read_scores(folder: str | os.PathLike[str]) -> pa.Table:
 def merge(folder: Path, items: Iterable[Item], rewards: Sequence[str]) -> None:
     """Write all rows as ``scores.parquet`` in the order of the plan, then remove the parts.
 
+    Keys and places of all rows are held at once, the rows themselves only a group at a time.
+
     Args:
         folder: of the dataset.
         items: of the plan, which give rows their place; rows of earlier plans follow.
         rewards: names, in the order of rows of one item.
     """
     files = list_files(folder)
-    table = _latest(files)
     places = {key: place for place, key in enumerate(item.key(name) for item in items for name in rewards)}
-    keys = [row_key(row) for row in _rows(table)]
-    before = table["index"].to_numpy()
-    found = np.array([places.get(key, len(places)) for key in keys], dtype=np.int64)
-    order = np.array(sorted(range(len(keys)), key=lambda n: (found[n], before[n], keys[n])), dtype=np.int64)
-    index = np.where(found < len(places), found, 0)[order]
-    outside = found[order] == len(places)
-    index[outside] = len(places) + np.arange(int(outside.sum()))
-    table = table.take(order).set_column(0, ROW.field("index"), pa.array(index))
-    if files != [folder / SCORES_FILE] or not pq.read_table(files[0], schema=ROW).equals(table):
-        write_parquet(table, folder / SCORES_FILE)
+    newest: dict[bytes, tuple[int, int, int]] = {}
+    for source, file in enumerate(files):
+        for line, row in enumerate(_keys(file, "index")):
+            newest[row_key(row)] = (row["index"], source, line)
+    order = sorted(
+        (places.get(key, len(places)), before, key, source, line) for key, (before, source, line) in newest.items()
+    )
+    index, number, at = (np.empty(len(order), dtype=np.int64) for _ in range(3))
+    outside = len(places)
+    for n, (place, _, _, in_file, in_row) in enumerate(order):
+        index[n], number[n], at[n] = place, in_file, in_row
+        if place == len(places):
+            index[n], outside = outside, outside + 1
+    if files != [folder / SCORES_FILE] or not _holds(files[0], index, at):
+        with replacing(folder / SCORES_FILE) as partial, pq.ParquetWriter(partial, ROW) as writer:
+            for start in range(0, len(order), GROUP):
+                block = slice(start, start + GROUP)
+                table = _gather(files, number[block], at[block])
+                writer.write_table(table.set_column(0, ROW.field("index"), pa.array(index[block])), GROUP)
     for file in files:
         if file.name != SCORES_FILE:
             file.unlink(missing_ok=True)
+
+
+def _holds(file: Path, index: NDArray[np.int64], at: NDArray[np.int64]) -> bool:
+    """Whether ``file`` has exactly the rows ``at``, in this order and with these numbers."""
+    before = pq.read_table(file, columns=["index"])["index"].to_numpy()
+    return np.array_equal(before, index) and np.array_equal(at, np.arange(len(before)))
+
+
+def _gather(files: Sequence[Path], number: NDArray[np.int64], at: NDArray[np.int64]) -> pa.Table:
+    """Read rows ``at`` of the files ``number``, in this order, and of each file only the groups that hold them."""
+    pieces, positions = [], []
+    for wanted in np.unique(number):
+        here = np.flatnonzero(number == wanted)
+        with pq.ParquetFile(files[wanted]) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            starts = np.cumsum([0, *sizes])
+            group = np.searchsorted(starts, at[here], side="right") - 1
+            for one in np.unique(group):
+                mine = here[group == one]
+                rows = file.read_row_group(int(one)).cast(ROW)
+                pieces.append(rows.take(at[mine] - starts[one]))
+                positions.append(mine)
+    return pa.concat_tables(pieces).take(np.argsort(np.concatenate(positions)))
 
 
 def row_key(row: Row) -> bytes:
@@ -117,9 +152,7 @@ def read_keys(folder: Path) -> dict[bytes, str | None]:
     """Map the key of every row in ``folder`` to its kind of error, or None."""
     found: dict[bytes, str | None] = {}
     for path in list_files(folder):
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(10_000, columns=[*KEY_COLUMNS, "error_kind"]):
-                found.update((row_key(row), row["error_kind"]) for row in batch.to_pylist())
+        found.update((row_key(row), row["error_kind"]) for row in _keys(path, "error_kind"))
     return found
 
 
@@ -144,7 +177,7 @@ def write_bytes(data: bytes, path: Path) -> None:
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write a table so that it is either whole on the disk or not there; the same table gives the same bytes."""
     with replacing(path) as partial:
-        pq.write_table(table, partial, row_group_size=65_536)
+        pq.write_table(table, partial, row_group_size=GROUP)
 
 
 @contextmanager
@@ -180,6 +213,12 @@ def _latest(files: Sequence[Path]) -> pa.Table:
 def _rows(table: pa.Table) -> Iterator[Row]:
     for batch in table.select(KEY_COLUMNS).to_batches(10_000):
         yield from batch.to_pylist()
+
+
+def _keys(path: Path, *columns: str) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(10_000, columns=[*KEY_COLUMNS, *columns]):
+            yield from batch.to_pylist()
 
 
 def _is_hidden(path: Path) -> bool:
