@@ -50,6 +50,7 @@ class Desk:
         self.dropped = self.labelled = self.restarts = self.under_way = 0
         self.latencies: deque[float] = deque(maxlen=1000)  # seconds from frame to label
         self.error: VrmError | None = None
+        self.ready = False
         self.changed = threading.Condition()
         self.process: TeacherProcess | None = None
         self._teacher: RewardModel | None = None
@@ -105,19 +106,27 @@ class Desk:
     def _label_all(self) -> None:
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self._closed or self.waiting)
+                self.changed.wait_for(lambda: self._closed or self.waiting or not self.ready)
                 if self._closed:
                     return
             batch = self.take()
             try:
                 assert self.process is not None
-                self.give(batch, check_labels(self.process.label(np.stack([a.frame for a in batch])).tolist()))
+                self.process.wait_ready()
+                self._say_ready()
+                if batch:
+                    self.give(batch, check_labels(self.process.label(np.stack([a.frame for a in batch])).tolist()))
             except TeacherLostError as lost:
                 if not self._begin_again(batch, lost):
                     return
             except (TeacherFailedError, NonFiniteError, ValueError) as error:
                 self._fail(error if isinstance(error, VrmError) else VrmError(str(error)))
                 return
+
+    def _say_ready(self) -> None:
+        with self.changed:
+            self.ready = True
+            self.changed.notify_all()
 
     def _begin_again(self, batch: list[Asked], lost: TeacherLostError) -> bool:
         with self.changed:
@@ -225,6 +234,19 @@ class Annotator:
             self.store.add(Labels(ids, inputs, torch.tensor([value for _, value in done], dtype=torch.float32)))
         self._check()
         return len(done)
+
+    def wait_ready(self, seconds: float = 600.0) -> bool:
+        """Wait until the teacher is loaded, at most so long; returns whether it is.
+
+        Raises:
+            VrmError: as :meth:`offer` does.
+        """
+        desk = self._desk
+        if not self.settings.synchronous:
+            with desk.changed:
+                desk.changed.wait_for(lambda: desk.ready or desk.error is not None, seconds)
+        self._check()
+        return desk.ready or self.settings.synchronous
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until nothing waits for a label, at most so long; returns whether that is so.

@@ -85,6 +85,7 @@ class DistillationCallback(BaseCallback):
         self.annotator = Annotator(
             self.make_teacher, self.folder, self.reward.see, self.reward.annotate, seed=self.seed
         )
+        self.annotator.wait_ready()  # a fast agent would be half done before a large teacher has loaded
 
     def _on_step(self) -> bool:
         assert self.annotator is not None

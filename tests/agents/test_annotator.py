@@ -69,6 +69,19 @@ def test_labels_come_with_their_frames_though_the_teacher_is_killed_once(tmp_pat
         slow.close()
 
 
+def test_one_can_wait_until_the_teacher_is_loaded_and_hears_if_it_cannot_be(tmp_path):
+    quick, none = annotator(Brightness, tmp_path / "a"), annotator(partial(load_reward, "nothing"), tmp_path / "b")
+    try:
+        assert not quick.wait_ready(0.0)
+        assert quick.wait_ready(DEADLINE)
+        assert annotator(Brightness, tmp_path / "c", synchronous=True).wait_ready(0.0)
+        with pytest.raises(VrmError, match=r"cannot label frames.*nothing"):
+            none.wait_ready(DEADLINE)
+    finally:
+        quick.close()
+        none.close()
+
+
 def test_a_teacher_that_fails_is_reported_in_its_own_words(tmp_path):
     broken = annotator(Broken, tmp_path)
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,6 +51,18 @@ class TeacherProcess:
         other.close()  # so that the pipe ends where the process ends
         self._ready = False
 
+    def wait_ready(self) -> None:
+        """Wait until the teacher is loaded.
+
+        Raises:
+            TeacherLostError: if the process is gone.
+            TeacherFailedError: if the teacher could not be made.
+        """
+        if not self._ready:
+            with self._lost_if_gone():
+                self._answer()
+            self._ready = True
+
     @property
     def pid(self) -> int | None:
         """The process's id."""
@@ -62,15 +75,10 @@ class TeacherProcess:
             TeacherLostError: if the process is gone.
             TeacherFailedError: if the teacher raised an error.
         """
-        try:
-            if not self._ready:
-                self._answer()
-                self._ready = True
+        self.wait_ready()
+        with self._lost_if_gone():
             self._pipe.send(frames)
             values: Floats = self._answer()
-        except (EOFError, OSError) as error:
-            self._process.join(PATIENCE)
-            raise TeacherLostError(f"The teacher's process ended, exit code {self._process.exitcode}.") from error
         return values
 
     def close(self) -> None:
@@ -81,6 +89,14 @@ class TeacherProcess:
         if self._process.is_alive():
             self._process.kill()
             self._process.join(PATIENCE)
+
+    @contextmanager
+    def _lost_if_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            self._process.join(PATIENCE)
+            raise TeacherLostError(f"The teacher's process ended, exit code {self._process.exitcode}.") from error
 
     def _answer(self) -> Any:
         kind, value = self._pipe.recv()
