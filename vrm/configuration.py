@@ -46,7 +46,7 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
         except (VrmError, InstantiationException) as error:
             failed.append(error)  # Hydra would print it and exit
 
-    arguments = [override for argument in arguments for override in _overrides(argument)]
+    arguments = [override for argument in arguments for override in expand(argument)]
     check_choices(name, arguments)
     failed: list[Exception] = []
     before = sys.argv
@@ -59,11 +59,20 @@ def run_hydra(name: str, arguments: Sequence[str], call: Callable[[Config, Path]
         raise error.__cause__ if isinstance(error.__cause__, VrmError) else error
 
 
-def _overrides(argument: str) -> list[str]:
-    """Turn ``reward=FILE.safetensors`` into what Hydra understands, and leave the rest."""
+def expand(argument: str) -> list[str]:
+    """Turn short forms into what Hydra understands, and leave the rest.
+
+    A reward may be a file, ``reward=FILE.safetensors``; a teacher and its encoder are named as the reward and the
+    encoder of a run are: ``reward.teacher=FILE``, ``reward.teacher=goal``, ``reward.teacher_encoder=openclip``.
+    """
     key, _, value = argument.partition("=")
-    if key == "reward" and value.endswith(".safetensors"):
-        return ["reward=saved", f"reward.path='{Path(value).absolute()}'"]
+    group = {"reward": "reward", "reward.teacher": "reward@reward.teacher"}.get(key)
+    if group is not None and value.endswith(".safetensors"):
+        return [f"{group}=saved", f"{key}.path='{Path(value).absolute()}'"]
+    if key == "reward.teacher" and value in list_options("reward"):
+        return [f"{group}={value}"]
+    if key == "reward.teacher_encoder" and value in list_options("encoder"):
+        return [f"+encoder@{key}={value}"]
     return [argument]
 
 

@@ -8,6 +8,7 @@ import torch
 from contract import check_reward
 from tiny import GOAL, RisingReward, TinyEncoder, random_clips
 
+from vrm.configuration import build_reward, compose, expand
 from vrm.encoders import load_encoder
 from vrm.errors import PromptError, UnknownNameError, VrmError
 from vrm.metrics import spearman
@@ -192,3 +193,16 @@ def test_bad_settings_are_one_sentence():
         DistilledReward(None, teacher)(random_clips(), goals=["a"] * 4)
     with pytest.raises(ValueError, match="finite"):
         DistilledReward(None, teacher).learn(torch.zeros(1, 3, 64, 64), torch.tensor([float("nan")]))
+
+
+@pytest.mark.parametrize("teacher", ["contrastive", "file"])
+def test_a_teacher_is_named_as_the_reward_of_a_run_is(teacher, tmp_path):
+    path = tmp_path / "kneeling.safetensors"
+    GoalReward(load_encoder("vrm-sim"), KNEELING).save(path)
+    given = [f"reward.teacher={path if teacher == 'file' else teacher}", "reward.teacher_encoder=vrm-sim"]
+    arguments = ["task=humanoid_kneeling", "reward=distilled", *given]
+    reward = build_reward(compose("train", [o for argument in arguments for o in expand(argument)]))
+    assert isinstance(reward, DistilledReward)
+    assert type(reward.teacher).__name__ == {"file": "GoalReward", "contrastive": "ContrastiveGoalReward"}[teacher]
+    named = expand("reward.teacher_encoder=openclip")
+    assert named == ["+encoder@reward.teacher_encoder=openclip"]

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor
 
-from vrm.encoders import Encoder
+from vrm.encoders import Encoder, load_encoder
 from vrm.errors import UnknownNameError, VrmError
 from vrm.rewards.base import (
     Encoders,
@@ -172,10 +172,18 @@ class DistilledReward(RewardModel):
 
     @classmethod
     def of(cls, encoder: Encoder, **arguments: Any) -> Self:
-        """Build around the student's ``encoder``; an unfinished ``teacher`` gets ``teacher_encoder``, or the same."""
+        """Build around the student's ``encoder``.
+
+        An unfinished ``teacher`` gets ``teacher_encoder``, an encoder or the name of one, or else the student's; one
+        given by its ``path`` alone is loaded, and brings its own.
+        """
         teacher, own = arguments.pop("teacher"), arguments.pop("teacher_encoder", None)
+        if isinstance(own, str):
+            own = load_encoder(own)
         if isinstance(teacher, partial):
             teacher = teacher(encoder if own is None else own)
+        elif isinstance(teacher, Mapping) and set(teacher) == {"path"}:
+            teacher = load_reward(teacher["path"], encoder=own)
         return cls(encoder, teacher, **arguments)
 
     @property
