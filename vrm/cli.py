@@ -30,6 +30,10 @@ commands:
              what does an encoder know?      vrm pretrain --evaluate
   adapt      teach an encoder your pictures:  vrm adapt --labels frames.csv --goal "a full cup" --out adapted
   score      score videos against prompts:    vrm score gen/ --prompt "a robot kneels" --out scores
+  finetune   a video generator by rewards:    vrm finetune aligner=draft reward=segmental
+             continue with --resume RUN, draw with --sample RUN --prompt "..."
+  search     the best videos it can draw:     vrm search --prompt "a robot kneels" --method dlbs --budget 400
+             the bundled generator anew:      vrm pretrain-generator
   report     look at scores in a browser:     vrm report scores
   benchmark  agreement with human choices:    vrm benchmark FORMAT PATH
 
@@ -53,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "pretrain": _pretrain,
         "adapt": _adapt,
         "score": _score,
+        "finetune": _finetune,
+        "search": _search,
+        "pretrain-generator": _pretrain_generator,
         "report": _report,
         "benchmark": _benchmark,
     }
@@ -196,6 +203,24 @@ def _score(arguments: list[str]) -> int:
     from vrm.scoring.command import run
 
     return run(arguments)
+
+
+def _finetune(arguments: list[str]) -> int:
+    from vrm.diffusion.finetune.command import finetune_command
+
+    return finetune_command(arguments)
+
+
+def _search(arguments: list[str]) -> int:
+    from vrm.diffusion.search_command import search_command
+
+    return search_command(arguments)
+
+
+def _pretrain_generator(arguments: list[str]) -> int:
+    from vrm.pretrain_generator.command import pretrain_generator_command
+
+    return pretrain_generator_command(arguments)
 
 
 def _report(arguments: list[str]) -> None:

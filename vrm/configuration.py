@@ -142,6 +142,11 @@ def _train_torchrl(
 
 def resume(path: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Continue a run with its own configuration, changed by dotted ``KEY=VALUE`` overrides."""
+    return train_from_config(read_config(path, overrides), path, resume=True)
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a run's own configuration, changed by dotted ``KEY=VALUE`` overrides."""
     saved = OmegaConf.create(RunFolder(path).read_config())
     try:
         config = OmegaConf.merge(saved, OmegaConf.from_dotlist(list(overrides)))
@@ -149,7 +154,7 @@ def resume(path: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
         raise VrmError(f"Overrides must be KEY=VALUE, got {list(overrides)} ({error}).") from error
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return train_from_config({str(k): v for k, v in resolved.items()}, path, resume=True)
+    return {str(k): v for k, v in resolved.items()}
 
 
 def evaluate_run(path: Path, **settings: Any) -> Episodes:
