@@ -4,16 +4,17 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from torch import nn
 
 import vrm
 from vrm.envs import FAMILIES
 from vrm.envs.captions import Caption, caption_truth
 from vrm.pretrain import shards
-from vrm.pretrain.distil import encode_tokens
+from vrm.pretrain.distil import assertions, encode_tokens, place_sentences
+from vrm.pretrain.facts import FactSpace
 from vrm.pretrain.images import PairSampler, augment, pair_loss, train_images
 from vrm.pretrain.recipe import Recipe
-from vrm.pretrain.text import Teacher, load_pools, sentences
+from vrm.pretrain.teacher import Teacher, teach
+from vrm.pretrain.text import CaptionPool, _columns, load_pools, sentences
 from vrm.pretrain.train import evaluate, write_folder
 
 RECIPE = Recipe(
@@ -21,6 +22,8 @@ RECIPE = Recipe(
     captions=40,
     image_steps=6,
     image_batch=32,
+    teacher_steps=2,
+    corpus=60,
     vision={"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 64},
     text={"context_length": 48, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     embed_dim=32,
@@ -42,12 +45,17 @@ def sets(folder):
 
 @pytest.fixture(scope="module")
 def pools(sets, folder):
-    return load_pools(RECIPE, sets, Teacher(), folder)
+    return load_pools(RECIPE, sets, folder)
 
 
 def small_model():
     torch.manual_seed(0)
     return open_clip.CLIP(**RECIPE.model_config(), init_logit_bias=0.0)
+
+
+def small_space(sets):
+    torch.manual_seed(1)
+    return FactSpace([frames.truths.shape[1] for frames in sets], RECIPE.embed_dim)
 
 
 def test_shards_depend_on_the_seed_alone(sets, folder, tmp_path):
@@ -71,17 +79,15 @@ def test_pool_truth_is_caption_truth(sets, pools):
     captioner = FAMILIES["humanoid"].captioner
     rng = np.random.default_rng(3)
     captions = [captioner.compose(rng) for _ in range(30)] + [Caption("a robot", ())]
-    from vrm.pretrain.text import CaptionPool, _columns
-
-    pool = CaptionPool([c.text for c in captions], _columns(captioner, captions), torch.zeros(31, 384))
+    pool = CaptionPool([c.text for c in captions], _columns(captioner, captions))
     truths = sets[0].truths[:20]
     expected = caption_truth(truths.numpy(), captions)
-    np.testing.assert_allclose(pool.truth(truths, torch.arange(31)).numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(pool.truth(truths, pool.columns).numpy(), expected, atol=1e-6)
 
 
 def test_captions_of_other_families_are_false(sets, pools):
-    frames, texts, truth, near = PairSampler(sets, pools, 32, seed=0).draw(0)
-    assert truth.shape == near.shape == (len(frames), len(texts))
+    frames, asserted, truth, near = PairSampler(sets, pools, 32, seed=0).draw(0)
+    assert truth.shape == near.shape == (len(frames), sum(len(columns) for _, columns in asserted))
     assert truth[near == 0].max() == 0 < truth[near == 1].max()
     again = PairSampler(sets, pools, 32, seed=0).draw(0)
     assert torch.equal(again[0], frames)
@@ -111,14 +117,59 @@ def test_augmented_frames_stay_frames():
 
 
 def test_interrupted_image_stage_continues_to_the_same_step(sets, pools, tmp_path):
-    model, project = small_model(), nn.Linear(384, RECIPE.embed_dim, bias=False)
-    train_images(RECIPE, model, project, sets, pools, tmp_path)
+    model, space = small_model(), small_space(sets)
+    train_images(RECIPE, model, space, sets, pools, tmp_path)
     saved = torch.load(tmp_path / "image.pt", weights_only=True)
     assert saved["step"] == RECIPE.image_steps
     fresh = small_model()
-    train_images(RECIPE, fresh, project, sets, pools, tmp_path)
+    train_images(RECIPE, fresh, space, sets, pools, tmp_path)
     for ours, theirs in zip(model.visual.parameters(), fresh.visual.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_sentences_that_say_the_same_are_one_point_between_their_facts(sets, pools):
+    space, pool = small_space(sets), pools[0]
+    nothing = len(pool.single) - 1
+    both, swapped, first, second, subject = space(
+        0, torch.tensor([[3, 5], [5, 3], [3, nothing], [5, nothing], [nothing, nothing]])
+    )
+    torch.testing.assert_close(both, swapped)
+    assert both @ first > subject @ first
+    assert both @ second > subject @ second
+    opposite = space(0, torch.tensor([[nothing // 2 + 3, nothing]]))[0]
+    assert opposite @ first < both @ first
+
+
+def test_the_teacher_learns_what_captions_mean_and_continues_where_it_was(sets, pools, tmp_path):
+    texts, targets, anchors, choices = assertions(small_space(sets), pools)
+    torch.testing.assert_close(anchors[choices[choices >= 0]], targets[choices >= 0])
+    torch.manual_seed(0)
+    some = [i for i, choice in enumerate(choices.tolist()) if choice >= 0][:6]
+    chosen = [texts[i] for i in some], targets[some], anchors, choices[some]
+    teacher = Teacher(RECIPE.embed_dim)
+    before = (teacher.embed(chosen[0]) * chosen[1]).sum(1).mean()
+    teach(teacher, *chosen, steps=12, path=tmp_path / "teacher.pt", batch=6)
+    after = (teacher.embed(chosen[0]) * chosen[1]).sum(1).mean()
+    assert after > before + 0.3
+    again = Teacher(RECIPE.embed_dim)
+    teach(again, *chosen, steps=12, path=tmp_path / "teacher.pt", batch=6)
+    torch.testing.assert_close(again.embed(chosen[0]), teacher.embed(chosen[0]))
+
+
+def test_captions_belong_where_their_facts_are_and_other_sentences_where_the_teacher_says(sets, pools, tmp_path):
+    space, teacher = small_space(sets), Teacher(RECIPE.embed_dim)
+    texts, targets = place_sentences(RECIPE, space, pools, teacher, tmp_path)
+    assert targets.shape == (len(texts), RECIPE.embed_dim) == (RECIPE.corpus, RECIPE.embed_dim)
+    captions = dict(zip(*assertions(space, pools)[:2], strict=True))
+    known = [text in captions for text in texts]
+    assert 10 < sum(known) < RECIPE.corpus
+    said = torch.stack([captions.get(text, target) for text, target in zip(texts, targets, strict=True)])
+    torch.testing.assert_close(targets, said)
+    others = [text for text in texts if text not in captions]
+    torch.testing.assert_close(targets[[not k for k in known]], teacher.embed(others), atol=0.02, rtol=0)
+    again, same = place_sentences(RECIPE, space, pools, Teacher(RECIPE.embed_dim), tmp_path)
+    assert again == texts
+    assert torch.equal(same, targets)
 
 
 def test_short_token_rows_give_the_towers_own_features():

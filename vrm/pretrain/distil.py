@@ -1,4 +1,4 @@
-"""The text stage: the joint space of teacher and images, distilled into our own text tower."""
+"""The text stage: sentences learn to be where the facts are that they assert, by way of a teacher that knows words."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from vrm.pretrain.facts import FactSpace
 from vrm.pretrain.recipe import Clip, Recipe, resume_stage, save_atomically, save_stage
-from vrm.pretrain.text import CaptionPool, Teacher, initialise_tokens, sentences
+from vrm.pretrain.teacher import Teacher, teach
+from vrm.pretrain.text import CaptionPool, initialise_tokens, sentences
 
 
 def train_texts(
-    recipe: Recipe, model: Clip, project: nn.Linear, pools: list[CaptionPool], teacher: Teacher, work: Path
+    recipe: Recipe, model: Clip, space: FactSpace, pools: list[CaptionPool], teacher: Teacher, work: Path
 ) -> None:
-    """Distil ``normalize(project(teacher(text)))`` into the model's own text tower."""
-    texts, features = _corpus(recipe, pools, teacher, work)
-    with torch.no_grad():
-        targets = functional.normalize(project(features), dim=-1)
+    """Train the model's own text tower on captions, and on other sentences as the teacher places them."""
+    texts, targets = place_sentences(recipe, space, pools, teacher, work)
     tokens = open_clip.tokenizer.SimpleTokenizer(context_length=recipe.text["context_length"])(texts)
     tower = nn.ModuleDict({"tokens": model.token_embedding, "blocks": model.transformer, "norm": model.ln_final})
     parameters = [*tower.parameters(), model.positional_embedding, model.text_projection]
@@ -61,15 +61,33 @@ def encode_tokens(model: Clip, tokens: Tensor) -> Tensor:
     return functional.normalize(hidden @ model.text_projection, dim=-1)
 
 
-def _corpus(recipe: Recipe, pools: list[CaptionPool], teacher: Teacher, work: Path) -> tuple[list[str], Tensor]:
+def place_sentences(
+    recipe: Recipe, space: FactSpace, pools: list[CaptionPool], teacher: Teacher, work: Path
+) -> tuple[list[str], Tensor]:
+    """Draw sentences, and place captions where their facts are, all others where the taught teacher puts them."""
     path = work / f"corpus-{recipe.corpus}-seed{recipe.seed}.pt"
     if path.exists():
         saved = torch.load(path, weights_only=True)
-        return saved["texts"], saved["features"]
+        return saved["texts"], saved["targets"]
+    texts, targets, anchors, choices = assertions(space, pools)
+    teach(teacher, texts, targets, anchors, choices, recipe.teacher_steps, work / "teacher.pt", seed=recipe.seed)
     drawn = list(islice(sentences(pools, np.random.default_rng(recipe.seed + 1)), recipe.corpus))
-    known = dict(zip([t for p in pools for t in p.texts], torch.cat([p.features for p in pools]), strict=True))
-    new = [t for t in dict.fromkeys(drawn) if t not in known]
-    known |= dict(zip(new, teacher(new, label="sentences"), strict=True))
-    features = torch.stack([known[t] for t in drawn])
-    save_atomically({"texts": drawn, "features": features}, path)
-    return drawn, features
+    known = dict(zip(texts, targets, strict=True))
+    new = [text for text in dict.fromkeys(drawn) if text not in known]
+    known |= dict(zip(new, teacher.embed(new, label="sentences"), strict=True))
+    placed = torch.stack([known[text] for text in drawn])
+    save_atomically({"texts": drawn, "targets": placed}, path)
+    return drawn, placed
+
+
+@torch.no_grad()
+def assertions(space: FactSpace, pools: list[CaptionPool]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """Collect what :func:`vrm.pretrain.teacher.teach` needs: captions, targets, anchors, choices."""
+    anchors = [space(family, pool.single) for family, pool in enumerate(pools)]
+    targets = torch.cat([space(family, pool.columns) for family, pool in enumerate(pools)])
+    choices, offset = [], 0
+    for pool in pools:
+        nothing = len(pool.single) - 1
+        choices.append(torch.where(pool.columns[:, 1] == nothing, pool.columns[:, 0] + offset, -1))
+        offset += nothing + 1
+    return [text for pool in pools for text in pool.texts], targets, torch.cat(anchors), torch.cat(choices)

@@ -1,4 +1,4 @@
-"""The image stage: our image tower against a linear map of the teacher's sentence features."""
+"""The image stage: our image tower against what its frames' captions assert, not yet how they say it."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from vrm.pretrain.facts import FactSpace
 from vrm.pretrain.recipe import MEAN, STD, Clip, Recipe, resume_stage, save_stage
 from vrm.pretrain.shards import FrameSet
 from vrm.pretrain.text import CaptionPool
 
 FAMILIES_SHOWN = 4  # in one batch
+MAX_SCALE = 20.0  # of cosines
 
 
 def train_images(
-    recipe: Recipe, model: Clip, project: nn.Linear, sets: list[FrameSet], pools: list[CaptionPool], work: Path
+    recipe: Recipe, model: Clip, space: FactSpace, sets: list[FrameSet], pools: list[CaptionPool], work: Path
 ) -> None:
-    """Train ``model.visual``, the scale and ``project``; leaves the trained weights in place."""
+    """Train ``model.visual``, the scale and ``space``; leaves the trained weights in place."""
     parameters = [
         {"params": list(model.visual.parameters()), "weight_decay": 0.05},
-        {"params": [project.weight, model.logit_scale, model.logit_bias], "weight_decay": 0.0},
+        {"params": [*space.parameters(), model.logit_scale, model.logit_bias], "weight_decay": 0.0},
     ]
     with torch.no_grad():
         model.logit_scale.fill_(np.log(10.0))
     model.visual.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, total_steps=recipe.image_steps, pct_start=0.1)
-    state = {"visual": model.visual, "project": project, "optimiser": optimiser, "schedule": schedule}
+    state = {"visual": model.visual, "space": space, "optimiser": optimiser, "schedule": schedule}
     sampler = PairSampler(sets, pools, recipe.image_batch, recipe.seed)
     start = resume_stage(work / "image.pt", state, model)
     model.train()
     bar = tqdm(range(start, recipe.image_steps), initial=start, total=recipe.image_steps, desc="images")
     for step in bar:
-        frames, texts, truth, near = sampler.draw(step)
+        frames, asserted, truth, near = sampler.draw(step)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.visual(normalise(augment(frames)).contiguous(memory_format=torch.channels_last))
         image = functional.normalize(image.float(), dim=-1)
-        text = functional.normalize(project(texts + 0.02 * torch.randn_like(texts)), dim=-1)
+        text = torch.cat([space(family, columns) for family, columns in asserted])
         loss = pair_loss(model.logit_scale.exp() * image @ text.T + model.logit_bias, truth, near)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -48,7 +50,7 @@ def train_images(
         optimiser.step()
         schedule.step()
         with torch.no_grad():
-            model.logit_scale.clamp_(max=np.log(20.0))
+            model.logit_scale.clamp_(max=np.log(MAX_SCALE))
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", scale=f"{model.logit_scale.exp().item():.1f}")
         if (step + 1) % 500 == 0 or step + 1 == recipe.image_steps:
@@ -69,21 +71,28 @@ class PairSampler:
         self.weights = [_rarity(s.truths) for s in sets]
         self.sizes = torch.tensor([len(s.frames) for s in sets], dtype=torch.float32)
 
-    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return frames ``(B, 3, S, S)``, teacher features ``(M, 384)``, truths and who belongs together ``(B, M)``."""
+    def draw(self, step: int) -> tuple[Tensor, list[tuple[int, Tensor]], Tensor, Tensor]:
+        """Draw frames ``(B, 3, S, S)`` and what is said of them.
+
+        Returns:
+            The frames; for each family shown its number and the columns of ``M`` assertions in all: every fact, every
+            negation, and captions; their truths ``(B, M)``; and who belongs together ``(B, M)``.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        frames, texts, blocks = [], [], []
+        frames, asserted, blocks = [], [], []
         shown = min(FAMILIES_SHOWN, len(self.sets))
         chosen = torch.multinomial(self.sizes, shown, replacement=False, generator=generator).tolist()
         n = max(4, self.batch // shown)
-        for part, pool, weight in ((self.sets[i], self.pools[i], self.weights[i]) for i in chosen):
-            rows = torch.multinomial(weight, n, replacement=True, generator=generator)
-            captions = torch.randint(len(pool.texts), (4 * n,), generator=generator)
+        for family in chosen:
+            part, pool = self.sets[family], self.pools[family]
+            rows = torch.multinomial(self.weights[family], n, replacement=True, generator=generator)
+            captions = torch.randint(len(pool.texts), (n,), generator=generator)
+            columns = torch.cat([pool.single, pool.columns[captions]])
             frames.append(part.frames[rows])
-            texts.append(pool.features[captions])
-            blocks.append(pool.truth(part.truths[rows], captions))
+            asserted.append((family, columns))
+            blocks.append(pool.truth(part.truths[rows], columns))
         near = _block_diagonal([torch.ones_like(block) for block in blocks])
-        return torch.cat(frames), torch.cat(texts), _block_diagonal(blocks), near
+        return torch.cat(frames), asserted, _block_diagonal(blocks), near
 
 
 def _block_diagonal(blocks: list[Tensor]) -> Tensor:

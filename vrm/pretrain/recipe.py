@@ -22,6 +22,7 @@ class Recipe:
         frames: rendered frames over all families.
         captions: captions of the largest family's pool; smaller families get a third.
         image_steps, image_batch: length and batch of the image stage.
+        teacher_steps: batches in which the sentence encoder learns our facts.
         text_steps, text_batch: length and batch of the text stage.
         corpus: sentences for distillation.
         size: pixels of a frame's side.
@@ -32,9 +33,10 @@ class Recipe:
     """
 
     frames: int = 300_000
-    captions: int = 16_000
-    image_steps: int = 4_000
+    captions: int = 24_000
+    image_steps: int = 4_500
     image_batch: int = 256
+    teacher_steps: int = 800
     text_steps: int = 4_000
     text_batch: int = 256
     corpus: int = 120_000

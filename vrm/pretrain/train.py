@@ -1,9 +1,10 @@
 """``vrm pretrain``: frames and captions to a dual encoder in OpenCLIP's format.
 
-Three stages, each resumable: render and label frames; train the image tower against a linear map of the teacher's
-sentence features; distil that text space into our own text tower. Every image-caption pair of a batch has a known
-graded truth, so the loss is a sigmoid one (Zhai et al. 2023, SigLIP) with soft labels instead of one positive an
-image: captions that coincide, entail or contradict each other are all labelled rightly.
+Three stages, each resumable: render and label frames; train the image tower against directions for the facts that
+captions assert; teach our text tower where sentences belong among them. The truth of every assertion is known for every
+frame of a batch, so the loss is a sigmoid one (Zhai et al. 2023, SigLIP) with soft labels instead of one positive an
+image: captions that coincide, entail or contradict each other are all labelled rightly. A sentence encoder, itself
+taught the captions first, places the words that no caption uses.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from typing import Any
 import open_clip
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn import functional
 
 from vrm.envs import FAMILIES
 from vrm.metrics import roc_auc
 from vrm.pretrain import shards
 from vrm.pretrain.distil import encode_tokens, train_texts
+from vrm.pretrain.facts import FactSpace
 from vrm.pretrain.images import normalise, train_images
 from vrm.pretrain.recipe import MEAN, STD, Clip, Recipe
 from vrm.pretrain.shards import FrameSet
-from vrm.pretrain.text import Teacher, load_pools
+from vrm.pretrain.teacher import Teacher
+from vrm.pretrain.text import load_pools
 
 
 def pretrain(recipe: Recipe, work: Path, out: Path, workers: int = 2) -> dict[str, Any]:
@@ -43,14 +45,13 @@ def pretrain(recipe: Recipe, work: Path, out: Path, workers: int = 2) -> dict[st
     for frames in sets:
         shards.contact_sheet(frames, work / f"{frames.family}.png")
     held_out = [frames.split(min(4000, len(frames.frames) // 5)) for frames in sets]
-    teacher = Teacher()
-    pools = load_pools(recipe, [train for train, _ in held_out], teacher, work)
+    training = [train for train, _ in held_out]
+    pools = load_pools(recipe, training, work)
     config = recipe.model_config()
     model = open_clip.CLIP(**config, init_logit_bias=0.0)
-    project = nn.Linear(384, recipe.embed_dim, bias=False)
-    nn.init.orthogonal_(project.weight)
-    train_images(recipe, model, project, [train for train, _ in held_out], pools, work)
-    train_texts(recipe, model, project, pools, teacher, work)
+    space = FactSpace([frames.truths.shape[1] for frames in training], recipe.embed_dim)
+    train_images(recipe, model, space, training, pools, work)
+    train_texts(recipe, model, space, pools, Teacher(recipe.embed_dim), work)
     write_folder(recipe, model, out)
     scores = evaluate(model, [test for _, test in held_out])
     (out / "scores.json").write_text(json.dumps(scores, indent=1))
