@@ -8,9 +8,12 @@ os.environ.setdefault("RL_LOGGING_LEVEL", "ERROR")
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import TinyEncoder
 
 torch.set_num_threads(1)
+settings.register_profile("suite", deadline=None)  # tests assert no times
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
