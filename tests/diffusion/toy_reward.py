@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+from redness import Redness
 from tiny_generator import PROMPTS, tiny_wan
 from torch import Tensor
 
 from vrm.diffusion.aligners import Aligner, Batch, Training
 from vrm.diffusion.generator import VideoGenerator
 from vrm.diffusion.objective import RewardObjective
-from vrm.rewards import RewardModel
 from vrm.rewards.base import check_call
 
 FAST = Training(lr=2e-2, targets=("net.0.proj", "net.2", "proj_out"))
-
-
-class Redness(RewardModel):
-    """Red minus the mean of green and blue."""
-
-    takes_goals = False
-    range = (-1.0, 1.0)
-
-    def terms(self, clips, goals=None, state=None):
-        red, green, blue = check_call(clips, goals, state).float().mean(dim=(-1, -2)).unbind(dim=-1)
-        return {"red": red - 0.5 * (green + blue)}
-
-    def combine(self, terms):
-        return terms["red"]
-
-    def config(self) -> dict[str, Any]:
-        return {}
-
-    @classmethod
-    def from_config(cls, config, encoder=None):
-        return cls()
 
 
 class Brightness(Redness):
