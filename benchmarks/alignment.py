@@ -3,7 +3,7 @@
 Sections:
 
 * ``table``: every aligner on ``vrm_tiny``.
-* ``instruct_video``: InstructVideo, DRaFT-1, DDPO and RWR on ``vrm_tiny_unet``, the comparison of the paper
+* ``instruct_video``: InstructVideo, DRaFT-1, DDPO and RWR on ``vrm_tiny``, the comparison of the paper
   (arXiv 2312.12490, table 1: HPSv2 .2542 before, .2717, .2584, .2511 and .2550 after).
 * ``segments``: InstructVideo on 1, 2, 4 and 8 segments with and without temporal attenuation (TAR), all judged by the
   plain goal reward of every frame.
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 def variants(section: str, aligners: Sequence[str], generator: str | None) -> list[Variant]:
     """What a section trains."""
     if section == "segments":
-        base = [f"generator={generator or 'vrm_tiny_unet'}", "aligner=instruct_video", "held_out_reward=goal"]
+        base = [f"generator={generator or 'vrm_tiny'}", "aligner=instruct_video", "held_out_reward=goal"]
         made = []
         for count in SEGMENTS:
             common = [*base, f"reward.segments={count}"]
@@ -59,7 +59,7 @@ def variants(section: str, aligners: Sequence[str], generator: str | None) -> li
             made.append((f"{count} segments, mean", [*common, "reward.aggregate=mean", "~reward.lam"]))
         return made
     if section == "instruct_video":
-        return [(name, [f"generator={generator or 'vrm_tiny_unet'}", f"aligner={name}"]) for name in COMPARED]
+        return [(name, [f"generator={generator or 'vrm_tiny'}", f"aligner={name}"]) for name in COMPARED]
     return [(name, [f"generator={generator or 'vrm_tiny'}", f"aligner={name}"]) for name in aligners]
 
 

@@ -16,7 +16,7 @@ from vrm.diffusion.kernels import Kernel, ode
 from vrm.diffusion.rollout import draw_noise, rollout
 from vrm.errors import PromptError
 
-BUNDLED = ("vrm-tiny", "vrm-tiny-unet")
+BUNDLED = ("vrm-tiny",)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def load_generator(
     """Load a text-to-video generator.
 
     Args:
-        name: ``"vrm-tiny"`` (a flow transformer) or ``"vrm-tiny-unet"`` (a 3D U-Net) that come with this library, a
+        name: ``"vrm-tiny"``, the flow transformer that comes with this library, a
             folder that holds a diffusers pipeline, or such a pipeline's name on the hub. Weights are read from
             safetensors files only, and no code of the folder is run.
         frames: length of its videos in place of the model's default.

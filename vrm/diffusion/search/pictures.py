@@ -131,13 +131,13 @@ def _bar(
     upper, lower = middle - BAR // 2, middle + BAR // 2 - 1
     pen.rectangle((left, upper, right - room, lower), FAINT)
     pen.rectangle((min(zero, end), upper, max(zero, end), lower), colour)
-    pen.text((right - room + GAP, middle), f"{score:.4g}", INK, font(LETTERS), anchor="lm")
+    pen.text((right - room + GAP, middle), f"{score:.3g}", INK, font(LETTERS), anchor="lm")
 
 
 def _write(strip: Image.Image, prompt: str, word: str, height: int) -> None:
     """Write the prompt in lines at the top left, and what the row is at its foot, right."""
     pen = ImageDraw.Draw(strip)
-    for line, text in enumerate(textwrap.wrap(prompt, 25, max_lines=max((height - LINE) // LINE, 1), placeholder=" …")):
+    for line, text in enumerate(textwrap.wrap(prompt, 22, max_lines=max((height - LINE) // LINE, 1), placeholder=" …")):
         pen.text((MARGIN, 2 + line * LINE), text, INK, font(LETTERS, bold=True))
     pen.text((WORDS - MARGIN, height - 4), word, NEUTRAL, font(LETTERS), anchor="rs")
 

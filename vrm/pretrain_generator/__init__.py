@@ -1,0 +1,1 @@
+"""``vrm pretrain-generator``: trains the small video generators that come with the library."""
